@@ -1,0 +1,16 @@
+//! The words of Cloud Sandbox as types: ids, specs, phases, limits, sizes, results.
+//! Knows nothing of I/O, of async or of any transport.
+
+mod exec;
+mod file;
+mod id;
+mod limits;
+mod sandbox;
+mod size;
+
+pub use exec::{Command, DEFAULT_OUTPUT_BYTES, ExecPhase, ExecResult, ExecSpec, KilledBy, PtySize, Stream};
+pub use file::{FileEntry, FileError, FileErrorCode, FileKind};
+pub use id::{ExecId, IdError, SandboxId, SessionId};
+pub use limits::{LimitError, Limits};
+pub use sandbox::{Kind, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage, Volume, WORKSPACE};
+pub use size::{SizeError, format_bytes, parse_bytes, parse_cpus, parse_duration};

@@ -1,0 +1,200 @@
+//! What a sandbox is asked to be, and what became of it.
+
+use crate::{LimitError, Limits};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// Working directory of every sandbox.
+pub const WORKSPACE: &str = "/workspace";
+
+/// How a sandbox is isolated. One request shape serves every kind; a kind that this build lacks is refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// All namespaces, cgroup, overlay, seccomp allowlist, Landlock, a user namespace with its own ids.
+    #[default]
+    Process,
+}
+
+/// What a sandbox can reach over the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Net {
+    /// A network namespace with only its own loopback.
+    #[default]
+    None,
+}
+
+/// Where a sandbox's writes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Upper {
+    /// A size-limited tmpfs; counts as the sandbox's memory; gone at the end.
+    #[default]
+    Memory,
+    /// A file system image of `limits.disk` bytes in the data directory; removed at the end. Needs root.
+    Disk,
+}
+
+/// A host path made visible in the sandbox. Only the local command line may ask for one, never the network API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute path on the host.
+    pub host: PathBuf,
+    /// Absolute path in the sandbox.
+    pub guest: PathBuf,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// What a sandbox should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct SandboxSpec {
+    /// How it is isolated.
+    pub kind: Kind,
+    /// Template name; empty means the node's default template.
+    pub template: String,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it can reach.
+    pub net: Net,
+    /// Where its writes go.
+    pub upper: Upper,
+    /// Environment added to every exec.
+    pub env: BTreeMap<String, String>,
+    /// Host paths to show (`csb run -v`).
+    pub volumes: Vec<Volume>,
+    /// Free labels of the user.
+    pub metadata: BTreeMap<String, String>,
+    /// Host name inside; default: the sandbox's id.
+    pub hostname: Option<String>,
+}
+
+/// Why a spec is refused before anything is done.
+#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
+pub enum SpecError {
+    /// A limit that cannot be enforced.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A name that is empty, too long, or has characters outside its set.
+    #[error("{what} `{value}` is not valid: {rule}")]
+    Name {
+        /// Which field.
+        what: &'static str,
+        /// What was given, cut to 64 characters.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// Something the kernel cannot take, such as a NUL.
+    #[error("{what} is not valid: {rule}")]
+    Value {
+        /// Which field.
+        what: &'static str,
+        /// What is allowed.
+        rule: &'static str,
+    },
+}
+
+pub(crate) fn check_env(env: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    let total: usize = env.iter().map(|(k, v)| k.len() + v.len() + 2).sum();
+    if total > 128 * 1024 {
+        return Err(SpecError::Value { what: "env", rule: "all names and values together are at most 128 KiB" });
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(SpecError::Value {
+                what: "env",
+                rule: "names are not empty and hold no `=`; nothing holds a NUL",
+            });
+        }
+    }
+    Ok(())
+}
+
+impl SandboxSpec {
+    /// Refuses what could not be built. Pure: looks at nothing but the spec.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.limits.check()?;
+        check_env(&self.env)?;
+        if self.metadata.len() > 64
+            || self.metadata.iter().any(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 2048)
+        {
+            return Err(SpecError::Value {
+                what: "metadata",
+                rule: "at most 64 labels; names of 1 to 128 bytes, values of at most 2048",
+            });
+        }
+        if let Some(name) = &self.hostname {
+            let good = (1..=63).contains(&name.len())
+                && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+                && !name.starts_with('-')
+                && !name.ends_with('-');
+            if !good {
+                return Err(SpecError::Name {
+                    what: "hostname",
+                    value: name.chars().take(64).collect(),
+                    rule: "1 to 63 letters, digits and inner hyphens (RFC 1123)",
+                });
+            }
+        }
+        for volume in &self.volumes {
+            let clean = |p: &std::path::Path| p.is_absolute() && !p.components().any(|c| c.as_os_str() == "..");
+            if !clean(&volume.host) || !clean(&volume.guest) || volume.guest == std::path::Path::new("/") {
+                return Err(SpecError::Value {
+                    what: "volumes",
+                    rule: "paths are absolute, hold no `..`, and the one inside is not `/`",
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a sandbox is in its life. There is no way back from `Releasing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Ready for execs.
+    Running,
+    /// Every process is frozen; memory is kept.
+    Paused,
+    /// Being taken apart.
+    Releasing,
+    /// Nothing is left of it.
+    Gone,
+}
+
+/// How a sandbox came to be; speed figures are never compared across these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedBy {
+    /// Taken ready from the pool.
+    Claim,
+    /// Built on request.
+    Cold,
+}
+
+/// What a sandbox uses now and has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Usage {
+    /// CPU time of all its processes, µs.
+    pub cpu_usec: u64,
+    /// Bytes charged now.
+    pub memory: u64,
+    /// Highest `memory` so far, bytes.
+    pub memory_peak: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// OOM kills so far.
+    pub oom_kills: u64,
+    /// Forks refused by the pids limit so far.
+    pub pids_refused: u64,
+    /// Bytes written to its root now.
+    pub disk: u64,
+    /// `limits.disk`, as the file system has it.
+    pub disk_limit: u64,
+    /// Inodes free now; 0 means no file can be created.
+    pub inodes_free: u64,
+}
