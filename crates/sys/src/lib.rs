@@ -1,1 +1,9 @@
-//! x
+//! Every `unsafe` call of the project: processes, namespaces, mounts, packets, terminals; owned types out.
+//! Knows nothing of sandboxes: it offers the kernel's means, `csb-jail` and `csb-warden` put them together.
+#![expect(unsafe_code, reason = "this crate is where the project's system calls live")]
+
+pub mod packet;
+pub mod pipe;
+pub mod tty;
+
+mod check;

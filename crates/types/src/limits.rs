@@ -22,7 +22,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 512 << 20, cpu_milli: 1000, pids: 512, disk: 1 << 30, inodes: 200_000, nofile: 1024 }
+        Self { memory: 512 << 20, cpu_milli: 1000, pids: 512, disk: 256 << 20, inodes: 200_000, nofile: 1024 }
     }
 }
 

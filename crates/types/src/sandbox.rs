@@ -29,8 +29,10 @@ pub enum Net {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Upper {
-    /// A size-limited tmpfs; counts as the sandbox's memory; gone at the end.
+    /// `Memory` where `limits.disk` fits in three quarters of `limits.memory`, else `Disk`.
     #[default]
+    Auto,
+    /// A size-limited tmpfs; counts as the sandbox's memory; gone at the end.
     Memory,
     /// A file system image of `limits.disk` bytes in the data directory; removed at the end. Needs root.
     Disk,
@@ -114,6 +116,15 @@ pub(crate) fn check_env(env: &BTreeMap<String, String>) -> Result<(), SpecError>
 }
 
 impl SandboxSpec {
+    /// Where writes go, `Auto` decided: never answers `Auto`.
+    pub fn decided_upper(&self) -> Upper {
+        match self.upper {
+            Upper::Auto if self.limits.disk > self.limits.memory / 4 * 3 => Upper::Disk,
+            Upper::Auto => Upper::Memory,
+            decided => decided,
+        }
+    }
+
     /// Refuses what could not be built. Pure: looks at nothing but the spec.
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;
