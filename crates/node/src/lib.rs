@@ -1,1 +1,12 @@
-//! x
+//! Owns all sandboxes of a host: the warden's connection, pools, the ledger, recovery.
+//! Knows nothing of HTTP, of users or of databases.
+
+mod config;
+mod error;
+mod node;
+
+pub use config::{NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource};
+pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, OpError, OutputReader};
+pub use csb_wire::Mode;
+pub use error::{CreateError, NodeError};
+pub use node::Node;
