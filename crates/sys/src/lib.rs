@@ -2,8 +2,10 @@
 //! Knows nothing of sandboxes: it offers the kernel's means, `csb-jail` and `csb-warden` put them together.
 #![expect(unsafe_code, reason = "this crate is where the project's system calls live")]
 
+pub mod landlock;
 pub mod packet;
 pub mod pipe;
+pub mod seccomp;
 pub mod tty;
 
 mod check;
