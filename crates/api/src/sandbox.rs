@@ -1,0 +1,413 @@
+//! Sandboxes: what is asked, and how they look.
+
+use crate::{Bytes, Cpus, ErrorCode, Invalid, Seconds};
+use csb_types::{Kind, Limits, Net, Phase, SandboxSpec, StartedBy, Upper, Usage};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+/// Every kind of isolation the API has a name for. What this build lacks is answered with `unsupported`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum KindName {
+    #[default]
+    Process,
+    Local,
+    Hardened,
+    Microvm,
+    Docker,
+    K8s,
+    Vfs,
+    Remote,
+}
+
+/// What a sandbox can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkName {
+    /// Only its own loopback.
+    #[default]
+    None,
+    /// Named destinations.
+    Allowlist,
+    /// Everything.
+    Full,
+}
+
+/// Where a sandbox's writes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageName {
+    /// Memory; counts as the sandbox's memory.
+    #[default]
+    Memory,
+    /// A file system image on the host's disk.
+    Disk,
+}
+
+/// How a sandbox is isolated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxKindRequest {
+    /// Kind; default `process`.
+    #[serde(default)]
+    pub kind: KindName,
+}
+
+/// Limits; what is absent keeps its default (in PATCH: its value).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourcesRequest {
+    /// CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpus>,
+    /// Memory, in-memory files included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Bytes the sandbox may write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
+    /// Processes and threads at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Files and directories it may create.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<u64>,
+    /// Open descriptors of one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u32>,
+}
+
+impl ResourcesRequest {
+    /// `base` with what is given put over it, checked.
+    pub fn over(&self, base: &Limits) -> Result<Limits, Invalid> {
+        let limits = Limits {
+            memory: self.memory.map_or(base.memory, |b| b.0),
+            cpu_milli: self.cpu.map_or(base.cpu_milli, |c| c.milli),
+            pids: self.pids.unwrap_or(base.pids),
+            disk: self.disk.map_or(base.disk, |b| b.0),
+            inodes: self.inodes.unwrap_or(base.inodes),
+            nofile: self.nofile.unwrap_or(base.nofile),
+        };
+        limits.check().map_err(|e| Invalid::new(format!("resources: {e}")))?;
+        Ok(limits)
+    }
+}
+
+/// Limits in force.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ResourcesView {
+    /// CPUs.
+    pub cpu: f64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of disk.
+    pub disk: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Files and directories.
+    pub inodes: u64,
+    /// Open descriptors of one process.
+    pub nofile: u32,
+}
+
+impl From<&Limits> for ResourcesView {
+    fn from(l: &Limits) -> Self {
+        Self {
+            cpu: f64::from(l.cpu_milli) / 1000.0,
+            memory: l.memory,
+            disk: l.disk,
+            pids: l.pids,
+            inodes: l.inodes,
+            nofile: l.nofile,
+        }
+    }
+}
+
+/// Asks for a sandbox. Every field is optional.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxRequest {
+    /// Template or alias; default: the server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Kind of isolation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxKindRequest>,
+    /// Limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesRequest>,
+    /// Network; default `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
+    /// Storage; default `memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageName>,
+    /// Environment of every exec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Host name inside; default: its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Seconds from creation to release; absent: as the server is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Seconds>,
+}
+
+impl SandboxRequest {
+    /// The spec of the engine, checked. `timeout` is the caller's business.
+    pub fn to_spec(&self) -> Result<SandboxSpec, Invalid> {
+        let unsupported = |what: String| Invalid { code: ErrorCode::Unsupported, message: what };
+        let kind = match self.sandbox.unwrap_or_default().kind {
+            KindName::Process => Kind::Process,
+            other => {
+                let name = format!("{other:?}").to_lowercase();
+                return Err(unsupported(format!("sandbox kind `{name}` is not in this build; it has `process`")));
+            }
+        };
+        let net = match self.network.unwrap_or_default() {
+            NetworkName::None => Net::None,
+            NetworkName::Allowlist | NetworkName::Full => {
+                return Err(unsupported("network access is not in this build; it has `network: \"none\"`".into()));
+            }
+        };
+        let spec = SandboxSpec {
+            kind,
+            template: check_name("template", self.template.as_deref())?,
+            limits: self.resources.unwrap_or_default().over(&Limits::default())?,
+            net,
+            upper: match self.storage.unwrap_or_default() {
+                StorageName::Memory => Upper::Memory,
+                StorageName::Disk => Upper::Disk,
+            },
+            env: self.env.clone().unwrap_or_default(),
+            volumes: Vec::new(),
+            metadata: self.metadata.clone().unwrap_or_default(),
+            hostname: self.hostname.clone(),
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+}
+
+/// A template's name: `host`, `python:3.11-slim`, `team/base`.
+pub(crate) fn check_name(field: &str, name: Option<&str>) -> Result<String, Invalid> {
+    let Some(name) = name else { return Ok(String::new()) };
+    let good = (1..=128).contains(&name.len())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-:/@".contains(&c))
+        && !name.contains("..");
+    if !good {
+        return Err(Invalid::new(format!(
+            "{field} is not valid: it is 1 to 128 letters, digits, `.`, `_`, `-`, `:`, `/`, `@`, without `..`"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+/// Changes a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchSandboxRequest {
+    /// Limits to change.
+    pub resources: ResourcesRequest,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxState {
+    /// Ready for execs.
+    Running,
+    /// Every process is frozen.
+    Paused,
+    /// Being taken apart.
+    Releasing,
+}
+
+impl SandboxState {
+    /// The state's only spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Releasing => "releasing",
+        }
+    }
+}
+
+impl From<Phase> for SandboxState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Running => Self::Running,
+            Phase::Paused => Self::Paused,
+            Phase::Releasing | Phase::Gone => Self::Releasing,
+        }
+    }
+}
+
+/// How a sandbox came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StartedByName {
+    /// Taken ready from the pool.
+    Claim,
+    /// Built on request.
+    Cold,
+}
+
+impl From<StartedBy> for StartedByName {
+    fn from(how: StartedBy) -> Self {
+        match how {
+            StartedBy::Claim => Self::Claim,
+            StartedBy::Cold => Self::Cold,
+        }
+    }
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxView {
+    /// Its id.
+    #[schema(example = "sb-mfrggzdfmztwq2lkmfrg")]
+    pub sandbox_id: String,
+    /// Whose it is.
+    pub user_id: String,
+    /// State.
+    pub state: SandboxState,
+    /// Kind of isolation.
+    pub kind: KindName,
+    /// Template it started from.
+    pub template: String,
+    /// Limits in force.
+    pub resources: ResourcesView,
+    /// Network.
+    pub network: NetworkName,
+    /// Storage.
+    pub storage: StorageName,
+    /// Labels.
+    pub metadata: BTreeMap<String, String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// How it came to be.
+    pub started_by: StartedByName,
+    /// Milliseconds from the request until it was ready.
+    pub start_ms: f64,
+    /// When it was made.
+    #[serde(with = "crate::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it will be released; null: not by itself.
+    #[serde(with = "crate::rfc3339::option", default)]
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Releases a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// Which.
+    pub sandbox_id: String,
+}
+
+/// A released sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseView {
+    /// Which.
+    pub sandbox_id: String,
+    /// Always true.
+    pub released: bool,
+}
+
+/// What a sandbox uses now and has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StatsView {
+    /// Which.
+    pub sandbox_id: String,
+    /// CPU time, µs.
+    pub cpu_usec: u64,
+    /// Bytes now.
+    pub memory: u64,
+    /// Highest so far, bytes.
+    pub memory_peak: u64,
+    /// Limit, bytes.
+    pub memory_limit: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// Limit.
+    pub pids_limit: u64,
+    /// OOM kills so far.
+    pub oom_kills: u64,
+    /// Forks refused so far.
+    pub pids_refused: u64,
+    /// Bytes written now.
+    pub disk: u64,
+    /// Limit, bytes.
+    pub disk_limit: u64,
+    /// Inodes free now.
+    pub inodes_free: u64,
+}
+
+impl StatsView {
+    /// From the engine's figures.
+    pub fn new(sandbox_id: impl Into<String>, usage: &Usage, limits: &Limits) -> Self {
+        Self {
+            sandbox_id: sandbox_id.into(),
+            cpu_usec: usage.cpu_usec,
+            memory: usage.memory,
+            memory_peak: usage.memory_peak,
+            memory_limit: limits.memory,
+            pids: usage.pids,
+            pids_limit: limits.pids.into(),
+            oom_kills: usage.oom_kills,
+            pids_refused: usage.pids_refused,
+            disk: usage.disk,
+            disk_limit: usage.disk_limit,
+            inodes_free: usage.inodes_free,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> Result<SandboxSpec, String> {
+        let request: SandboxRequest = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        request.to_spec().map_err(|e| format!("{}: {}", e.code.as_str(), e.message))
+    }
+
+    #[test]
+    fn an_empty_request_is_the_default_sandbox() {
+        assert_eq!(spec("{}"), Ok(SandboxSpec::default()));
+    }
+
+    #[test]
+    fn resources_are_read_as_the_seeds_write_them() {
+        let spec = spec(r#"{"resources":{"cpu":"1","memory":"512Mi","disk":"1Gi"}}"#).unwrap();
+        assert_eq!((spec.limits.cpu_milli, spec.limits.memory, spec.limits.disk), (1000, 512 << 20, 1 << 30));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (json, part) in [
+            (r#"{"tempalte":"host"}"#, "unknown field `tempalte`"),
+            (r#"{"resources":{"memory":"1"}}"#, "invalid_request: resources: memory = 1 is impossible"),
+            (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
+            (r#"{"resources":{"pids":-1}}"#, "invalid value"),
+            (r#"{"sandbox":{"kind":"docker"}}"#, "unsupported: sandbox kind `docker`"),
+            (r#"{"sandbox":{"kind":"chroot"}}"#, "unknown variant `chroot`"),
+            (r#"{"network":"full"}"#, "unsupported: network"),
+            (r#"{"template":"../etc"}"#, "invalid_request: template"),
+            (r#"{"hostname":"a b"}"#, "hostname"),
+            (r#"{"env":{"A=B":"c"}}"#, "env"),
+            (r#"{"env":["A"]}"#, "invalid type"),
+        ] {
+            let error = spec(json).unwrap_err();
+            assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+}
