@@ -1,1 +1,42 @@
-//! x
+//! Client of the Cloud Sandbox API.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), csb_client::Error> {
+//! use csb_client::{Client, CreateSandbox, ExecRequest};
+//!
+//! let client = Client::builder("http://127.0.0.1:8080").api_key(std::env::var("CSB_API_KEY").ok()).build()?;
+//! let sandbox = client.create_sandbox(&CreateSandbox::default()).await?;
+//! let result = sandbox.run(&ExecRequest::shell("echo $((6 * 7))")).await?;
+//! assert_eq!(result.stdout, b"42\n");
+//! sandbox.release().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Owns: authentication, retries, streams that survive a lost connection. Knows nothing of how sandboxes are made.
+//!
+//! **Retries never run a command twice.** Reading and removing are repeated when a connection breaks; creating carries an
+//! idempotency key and is repeated; starting a command is repeated only when the server cannot have seen the request
+//! (no connection was made, or it answered `429`). Otherwise the call fails with [`Error::Lost`].
+
+mod attach;
+mod client;
+mod error;
+mod exec;
+mod files;
+mod output;
+mod request;
+mod sandbox;
+mod session;
+mod sse;
+mod transport;
+pub mod views;
+
+pub use attach::{Attachment, Event};
+pub use client::{Client, ClientBuilder};
+pub use error::{ApiError, Error};
+pub use exec::{Exec, Outcome};
+pub use files::{ByteStream, Files, ReadRange, WriteOptions};
+pub use output::{Chunk, OutputStream};
+pub use request::{CommandLine, CreateSandbox, CreateSession, ExecRequest, ResourceRequest, RunCodeRequest, Stdin};
+pub use sandbox::Sandbox;
+pub use session::Session;

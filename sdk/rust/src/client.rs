@@ -1,0 +1,261 @@
+//! The way in: a server's address and a credential.
+
+use crate::{
+    CreateSandbox, CreateSession, Error, Sandbox, Session,
+    request::idempotency_key,
+    transport::{Repeat, Transport},
+    views::{
+        Items, KeyView, LanguageView, NewKeyView, NodeStatsView, Page, SandboxView, SessionView, TemplateView,
+        TokenView,
+    },
+};
+use reqwest::{
+    Method,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// One server, seen as one user. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) transport: Arc<Transport>,
+}
+
+/// Builds a [`Client`].
+#[derive(Clone)]
+pub struct ClientBuilder {
+    server: String,
+    api_key: Option<String>,
+    token: Option<String>,
+    connect_timeout: Duration,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers hold the credential.
+        f.debug_struct("Client").field("server", &self.transport.base).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    /// Authenticates with an API key (`csb_…`).
+    pub fn api_key(mut self, key: impl Into<Option<String>>) -> Self {
+        self.api_key = key.into();
+        self
+    }
+
+    /// Authenticates with a token from `/api/v1/auth/token`.
+    pub fn token(mut self, token: impl Into<Option<String>>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    /// How long one connection attempt may take; 5 s by default. Requests themselves have no time limit.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Checks the address and the credential; connects to nothing yet.
+    pub fn build(self) -> Result<Client, Error> {
+        let base = self.server.trim_end_matches('/').to_owned();
+        let url = reqwest::Url::parse(&base).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+        let Some(url) = url else { return Err(Error::Url { url: self.server }) };
+
+        let mut headers = HeaderMap::new();
+        let mut secret = |name, value: String| {
+            let mut value = HeaderValue::from_str(&value).map_err(|_| Error::Credential)?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+            Ok(())
+        };
+        if let Some(key) = self.api_key {
+            secret(reqwest::header::HeaderName::from_static("x-api-key"), key)?;
+        }
+        if let Some(token) = self.token {
+            secret(AUTHORIZATION, format!("Bearer {token}"))?;
+        }
+
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may have been first; then its provider serves as well.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("csb-client/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .tcp_nodelay(true);
+        if url.scheme() == "http" {
+            // Reading the host's certificates takes milliseconds that a plain connection need not pay. No proxy either:
+            // a plain connection is for this host or its own network.
+            http = http.tls_certs_only([]).no_proxy();
+        }
+        let http = http.build().map_err(Error::Setup)?;
+        Ok(Client { transport: Arc::new(Transport { http, base, headers }) })
+    }
+}
+
+impl Client {
+    /// Starts from a server's address, such as `http://127.0.0.1:8080`.
+    pub fn builder(server: impl Into<String>) -> ClientBuilder {
+        ClientBuilder { server: server.into(), api_key: None, token: None, connect_timeout: Duration::from_secs(5) }
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        &self.transport.base
+    }
+
+    /// Whether the server answers at all; needs no credential.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.transport.get::<serde_json::Value>("check the server", "/health", &()).await.map(drop)
+    }
+
+    /// A token for this client's user; `role` at most the caller's own.
+    pub async fn token(&self, user_id: Option<&str>, role: Option<&str>) -> Result<TokenView, Error> {
+        let mut body = serde_json::Map::new();
+        for (name, value) in [("user_id", user_id), ("role", role)] {
+            if let Some(value) = value {
+                body.insert(name.into(), value.into());
+            }
+        }
+        self.transport.post("get a token", Repeat::Always, "/api/v1/auth/token", &body).await
+    }
+
+    /// Makes a sandbox. Repeated safely: a second try with the same idempotency key returns the first one's sandbox.
+    pub async fn create_sandbox(&self, request: &CreateSandbox) -> Result<Sandbox, Error> {
+        let key = idempotency_key();
+        let view: SandboxView = self
+            .transport
+            .json("create a sandbox", Repeat::Always, || {
+                self.transport.request(Method::POST, "/api/v1/sandboxes").header("Idempotency-Key", &key).json(request)
+            })
+            .await?;
+        Ok(self.sandbox(view.sandbox_id))
+    }
+
+    /// A handle of a sandbox known by id; asks the server nothing.
+    pub fn sandbox(&self, id: impl Into<String>) -> Sandbox {
+        Sandbox::new(self.clone(), id.into())
+    }
+
+    /// One page of this user's sandboxes; `cursor` from the page before.
+    pub async fn list_sandboxes(
+        &self,
+        limit: u32,
+        cursor: Option<&str>,
+        state: Option<&str>,
+    ) -> Result<Page<SandboxView>, Error> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(cursor.map(|c| ("cursor", c.to_owned())));
+        query.extend(state.map(|s| ("state", s.to_owned())));
+        self.transport.get("list sandboxes", "/api/v1/sandboxes", &query).await
+    }
+
+    /// All of this user's sandboxes.
+    pub async fn all_sandboxes(&self, state: Option<&str>) -> Result<Vec<SandboxView>, Error> {
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let page = self.list_sandboxes(200, cursor.as_deref(), state).await?;
+            all.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Makes a session: a sandbox and what outlives it.
+    pub async fn create_session(&self, request: &CreateSession) -> Result<Session, Error> {
+        let key = idempotency_key();
+        let view: SessionView = self
+            .transport
+            .json("create a session", Repeat::Always, || {
+                self.transport.request(Method::POST, "/api/v1/sessions").header("Idempotency-Key", &key).json(request)
+            })
+            .await?;
+        Ok(Session::new(self.clone(), view.session_id))
+    }
+
+    /// A handle of a session known by id.
+    pub fn session(&self, id: impl Into<String>) -> Session {
+        Session::new(self.clone(), id.into())
+    }
+
+    /// One page of this user's sessions.
+    pub async fn list_sessions(&self, limit: u32, cursor: Option<&str>) -> Result<Page<SessionView>, Error> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(cursor.map(|c| ("cursor", c.to_owned())));
+        self.transport.get("list sessions", "/api/v1/sessions", &query).await
+    }
+
+    /// What sandboxes can start from.
+    pub async fn templates(&self) -> Result<Vec<TemplateView>, Error> {
+        let page: Items<TemplateView> = self.transport.get("list templates", "/api/v1/templates", &()).await?;
+        Ok(page.items)
+    }
+
+    /// Languages `run_code` knows.
+    pub async fn languages(&self) -> Result<Vec<LanguageView>, Error> {
+        let page: Items<LanguageView> = self.transport.get("list languages", "/api/v1/languages", &()).await?;
+        Ok(page.items)
+    }
+
+    /// The pool, the number of sandboxes and the warden.
+    pub async fn stats(&self) -> Result<NodeStatsView, Error> {
+        self.transport.get("read the server's figures", "/api/v1/sandbox/stats", &()).await
+    }
+
+    /// Makes an API key (admin). The key itself is shown only now.
+    pub async fn create_key(&self, user_id: &str, role: &str) -> Result<NewKeyView, Error> {
+        let body = serde_json::json!({ "user_id": user_id, "role": role });
+        self.transport.post("create an API key", Repeat::UnlessSeen, "/api/v1/keys", &body).await
+    }
+
+    /// All API keys, without their secrets (admin).
+    pub async fn keys(&self) -> Result<Vec<KeyView>, Error> {
+        let page: Items<KeyView> = self.transport.get("list API keys", "/api/v1/keys", &()).await?;
+        Ok(page.items)
+    }
+
+    /// Makes a key useless (admin).
+    pub async fn revoke_key(&self, key_id: &str) -> Result<(), Error> {
+        let path = format!("/api/v1/keys/{}", crate::request::segment(key_id));
+        self.transport
+            .send("revoke an API key", Repeat::Always, || self.transport.request(Method::DELETE, &path))
+            .await
+            .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_server_addresses_are_accepted() {
+        for good in ["http://127.0.0.1:8080", "https://sandbox.example.org/", "http://[::1]:1/"] {
+            assert!(Client::builder(good).build().is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1:8080", "ftp://x", "http://"] {
+            assert!(matches!(Client::builder(bad).build(), Err(Error::Url { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_never_printed() {
+        let client = Client::builder("http://127.0.0.1:1").api_key("csb_secret".to_owned()).build().unwrap();
+        assert!(!format!("{client:?}").contains("secret"));
+        assert!(matches!(
+            Client::builder("http://127.0.0.1:1").token("a\nb".to_owned()).build(),
+            Err(Error::Credential)
+        ));
+    }
+}

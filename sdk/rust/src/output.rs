@@ -1,0 +1,210 @@
+//! A command's output as it comes, across lost connections: no byte lost, none twice.
+
+use crate::{
+    Error, Exec, Sandbox,
+    exec::decode,
+    sse::{SseEvent, SseParser},
+    transport::{Repeat, parse},
+    views::ExecView,
+};
+use bytes::Bytes;
+use csb_types::Stream;
+use futures_util::{StreamExt, stream::BoxStream};
+use reqwest::{Method, Response, header::ACCEPT};
+use serde::{Deserialize, Serialize};
+use std::{collections::VecDeque, time::Duration};
+
+/// Connections that bring nothing new before a stream gives up.
+const FRUITLESS: u32 = 8;
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Position in both streams together after this piece; give it to [`Exec::output`] to go on from here.
+    pub seq: u64,
+    /// Where it came from.
+    pub stream: Stream,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+#[derive(Deserialize)]
+struct ChunkData {
+    seq: u64,
+    data: String,
+    encoding: String,
+}
+
+/// Output of one exec from some position to its end.
+pub struct OutputStream {
+    exec: Exec,
+    position: u64,
+    connection: Option<BoxStream<'static, reqwest::Result<Bytes>>>,
+    parser: SseParser,
+    ready: VecDeque<SseEvent>,
+    fruitless: u32,
+    end: Option<ExecView>,
+}
+
+impl OutputStream {
+    pub(crate) fn of(exec: Exec, position: u64) -> Self {
+        Self {
+            exec,
+            position,
+            connection: None,
+            parser: SseParser::default(),
+            ready: VecDeque::new(),
+            fruitless: 0,
+            end: None,
+        }
+    }
+
+    /// Starts a command and reads its `start` event, after which the stream can re-attach.
+    pub(crate) async fn start(sandbox: &Sandbox, path: &str, request: &impl Serialize) -> Result<Self, Error> {
+        const WHAT: &str = "start a command";
+        let transport = &sandbox.client.transport;
+        let response = transport
+            .send(WHAT, Repeat::UnlessSeen, || {
+                transport.request(Method::POST, path).header(ACCEPT, "text/event-stream").json(request)
+            })
+            .await?;
+        let mut stream = Self::of(Exec::new(sandbox, String::new()), 0);
+        stream.connect(response);
+        match stream.event().await {
+            Ok(Some(event)) if event.name == "start" => {
+                let view: ExecView = parse(event.data.as_bytes())?;
+                stream.exec = Exec::new(sandbox, view.exec_id);
+                Ok(stream)
+            }
+            Ok(Some(event)) => Err(Error::protocol(format!("a stream that begins with `{}`", event.name))),
+            Ok(None) => Err(Error::Lost { what: WHAT, source: "the stream ended before it began".into() }),
+            Err(source) => Err(Error::Lost { what: WHAT, source: source.into() }),
+        }
+    }
+
+    /// The exec whose output this is.
+    pub fn exec(&self) -> &Exec {
+        &self.exec
+    }
+
+    /// Position in both streams together of the next byte.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How the exec ended, once [`OutputStream::next`] has returned none.
+    pub fn end(&self) -> Option<&ExecView> {
+        self.end.as_ref()
+    }
+
+    /// The next piece; none when the exec has ended and everything was delivered.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
+        while self.end.is_none() {
+            if self.connection.is_none() {
+                self.attach().await?;
+            }
+            let lost = match self.event().await {
+                Ok(Some(event)) => match self.take(event)? {
+                    Some(chunk) => return Ok(Some(chunk)),
+                    None => continue,
+                },
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            self.connection = None;
+            self.ready.clear();
+            self.fruitless += 1;
+            if self.fruitless > FRUITLESS {
+                let source: Box<dyn std::error::Error + Send + Sync> =
+                    lost.map_or_else(|| "the stream ends before the command does".into(), Into::into);
+                return Err(Error::Lost { what: "read a command's output", source });
+            }
+            tokio::time::sleep(Duration::from_millis(20 << self.fruitless)).await;
+        }
+        Ok(None)
+    }
+
+    fn connect(&mut self, response: Response) {
+        self.parser = SseParser::default();
+        self.connection = Some(response.bytes_stream().boxed());
+    }
+
+    async fn attach(&mut self) -> Result<(), Error> {
+        let transport = &self.exec.sandbox.client.transport;
+        let path = format!("{}/output", self.exec.path);
+        let response = transport
+            .send("read a command's output", Repeat::Always, || {
+                transport
+                    .request(Method::GET, &path)
+                    .header(ACCEPT, "text/event-stream")
+                    .query(&[("from", self.position)])
+            })
+            .await?;
+        self.connect(response);
+        Ok(())
+    }
+
+    /// The next event of this connection; none when it ends.
+    async fn event(&mut self) -> Result<Option<SseEvent>, reqwest::Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(connection) = &mut self.connection else { return Ok(None) };
+            let Some(bytes) = connection.next().await.transpose()? else { return Ok(None) };
+            match self.parser.push(&bytes) {
+                Ok(events) => self.ready.extend(events),
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    fn take(&mut self, event: SseEvent) -> Result<Option<Chunk>, Error> {
+        let stream = match event.name.as_str() {
+            "stdout" => Stream::Stdout,
+            "stderr" => Stream::Stderr,
+            "pty" => Stream::Pty,
+            "end" => {
+                self.end = Some(parse(event.data.as_bytes())?);
+                return Ok(None);
+            }
+            // The exec's own `start`, and what later servers may add.
+            _ => return Ok(None),
+        };
+        let chunk: ChunkData = parse(event.data.as_bytes())?;
+        let bytes = Bytes::from(decode(chunk.data, chunk.encoding == "base64")?);
+        let fresh = fresh(self.position, chunk.seq, &bytes)?;
+        if fresh.is_empty() {
+            return Ok(None);
+        }
+        self.fruitless = 0;
+        self.position = chunk.seq;
+        Ok(Some(Chunk { seq: chunk.seq, stream, bytes: fresh }))
+    }
+}
+
+/// The part of a chunk that ends at `seq` which lies past `position`; a hole before it is an error.
+pub(crate) fn fresh(position: u64, seq: u64, bytes: &Bytes) -> Result<Bytes, Error> {
+    let start = seq.checked_sub(bytes.len() as u64).ok_or_else(|| Error::protocol("a chunk before the start"))?;
+    if start > position {
+        return Err(Error::protocol(format!("output from byte {position} to {start} is missing")));
+    }
+    let known = (position - start).min(bytes.len() as u64);
+    Ok(bytes.slice(known as usize..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_bytes_are_dropped_and_missing_ones_are_an_error() {
+        let bytes = Bytes::from_static(b"abcde");
+        assert_eq!(fresh(10, 15, &bytes).unwrap(), "abcde");
+        assert_eq!(fresh(12, 15, &bytes).unwrap(), "cde");
+        assert_eq!(fresh(15, 15, &bytes).unwrap(), "");
+        assert_eq!(fresh(99, 15, &bytes).unwrap(), "");
+        assert!(fresh(9, 15, &bytes).is_err());
+        assert!(fresh(0, 3, &bytes).is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! One session: what a user keeps.
+
+use crate::{
+    Client, Error, Outcome, RunCodeRequest, Sandbox,
+    request::segment,
+    transport::Repeat,
+    views::{ExecResultView, SessionView},
+};
+use reqwest::Method;
+
+/// A handle of one session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    client: Client,
+    id: String,
+    path: String,
+}
+
+impl Session {
+    pub(crate) fn new(client: Client, id: String) -> Self {
+        let path = format!("/api/v1/sessions/{}", segment(&id));
+        Self { client, id, path }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it is, and the sandbox bound to it.
+    pub async fn view(&self) -> Result<SessionView, Error> {
+        self.client.transport.get("look at a session", &self.path, &()).await
+    }
+
+    /// The sandbox bound to it now, if any.
+    pub async fn sandbox(&self) -> Result<Option<Sandbox>, Error> {
+        Ok(self.view().await?.sandbox_id.map(|id| self.client.sandbox(id)))
+    }
+
+    /// Runs code to its end.
+    pub async fn execute(&self, request: &RunCodeRequest) -> Result<Outcome, Error> {
+        let path = format!("{}/execute", self.path);
+        let view: ExecResultView = self.client.transport.post("run code", Repeat::UnlessSeen, &path, request).await?;
+        Outcome::read(view)
+    }
+
+    /// The result of an earlier execution.
+    pub async fn execution(&self, exec_id: &str) -> Result<Outcome, Error> {
+        let path = format!("{}/executions/{}", self.path, segment(exec_id));
+        Outcome::read(self.client.transport.get::<ExecResultView>("look at an execution", &path, &()).await?)
+    }
+
+    /// Freezes it.
+    pub async fn pause(&self) -> Result<SessionView, Error> {
+        let path = format!("{}/pause", self.path);
+        self.client.transport.post("pause a session", Repeat::Always, &path, &serde_json::Map::new()).await
+    }
+
+    /// Lets it go on.
+    pub async fn resume(&self) -> Result<SessionView, Error> {
+        let path = format!("{}/resume", self.path);
+        self.client.transport.post("resume a session", Repeat::Always, &path, &serde_json::Map::new()).await
+    }
+
+    /// Ends it. One that is gone already is no error.
+    pub async fn close(&self) -> Result<(), Error> {
+        let transport = &self.client.transport;
+        let sent =
+            transport.send("close a session", Repeat::Always, || transport.request(Method::DELETE, &self.path)).await;
+        match sent {
+            Err(error) if error.code() == Some("session_not_found") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
