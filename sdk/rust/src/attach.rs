@@ -1,16 +1,16 @@
 //! A two-way connection to one exec over a WebSocket: what a terminal needs.
 
 use crate::{
-    Chunk, Error, Exec,
+    ApiError, Chunk, Error, Exec,
+    exec::signal_value,
     output::fresh,
     transport::{Repeat, parse},
-    views::ExecView,
 };
 use bytes::Bytes;
+use csb_api::{ExecView, WsClient, WsServer, ws_unframe};
 use csb_types::{PtySize, Stream};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, header};
-use serde::Deserialize;
 use std::time::Duration;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -41,11 +41,6 @@ pub struct Attachment {
     position: u64,
     socket: Option<WebSocketStream<reqwest::Upgraded>>,
     fruitless: u32,
-}
-
-#[derive(Deserialize)]
-struct Note {
-    r#type: String,
 }
 
 impl Attachment {
@@ -95,13 +90,11 @@ impl Attachment {
                     Some(chunk) => return Ok(Event::Output(chunk)),
                     None => continue,
                 },
-                Some(Ok(Message::Text(text))) => {
-                    let note: Note = parse(text.as_bytes())?;
-                    if note.r#type == "end" {
-                        return Ok(Event::End(Box::new(parse(text.as_bytes())?)));
-                    }
-                    continue;
-                }
+                Some(Ok(Message::Text(text))) => match parse(text.as_bytes())? {
+                    WsServer::Start(_) => continue,
+                    WsServer::End(view) => return Ok(Event::End(Box::new(view))),
+                    WsServer::Error(detail) => return Err(Error::Api(Box::new(ApiError::of_stream(detail)))),
+                },
                 Some(Ok(Message::Close(_))) | None => None,
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => Some(error),
@@ -143,36 +136,30 @@ impl Attachment {
 
     /// Closes its stdin.
     pub async fn close_stdin(&mut self) -> Result<(), Error> {
-        self.note(serde_json::json!({"type": "close_stdin"})).await
+        self.note(&WsClient::CloseStdin).await
     }
 
     /// Changes the size of its terminal.
     pub async fn resize(&mut self, size: PtySize) -> Result<(), Error> {
-        self.note(serde_json::json!({"type": "resize", "cols": size.cols, "rows": size.rows})).await
+        self.note(&WsClient::Resize { cols: size.cols, rows: size.rows }).await
     }
 
     /// Sends a signal by name.
     pub async fn signal(&mut self, signal: &str) -> Result<(), Error> {
-        self.note(serde_json::json!({"type": "signal", "signal": signal})).await
+        self.note(&WsClient::Signal { signal: signal_value(signal), tree: None }).await
     }
 
-    async fn note(&mut self, note: serde_json::Value) -> Result<(), Error> {
-        self.send(Message::Text(note.to_string().into())).await
+    async fn note(&mut self, note: &WsClient) -> Result<(), Error> {
+        let text = serde_json::to_string(note).expect("a note holds nothing that JSON cannot write");
+        self.send(Message::Text(text.into())).await
     }
 }
 
-/// One byte of stream, eight of position after it (little endian), the output.
+/// The parts of an output frame.
 fn frame(bytes: Bytes) -> Result<(Stream, u64, Bytes), Error> {
-    let cut = || Error::protocol("an output frame that is cut short or of an unknown stream");
-    let (&stream, rest) = bytes.split_first().ok_or_else(cut)?;
-    let stream = match stream {
-        1 => Stream::Stdout,
-        2 => Stream::Stderr,
-        3 => Stream::Pty,
-        _ => return Err(cut()),
-    };
-    let seq = rest.first_chunk::<8>().ok_or_else(cut)?;
-    Ok((stream, u64::from_le_bytes(*seq), bytes.slice(9..)))
+    let (stream, seq, output) = ws_unframe(&bytes)
+        .ok_or_else(|| Error::protocol("an output frame that is cut short or of an unknown stream"))?;
+    Ok((stream, seq, bytes.slice_ref(output)))
 }
 
 #[cfg(test)]

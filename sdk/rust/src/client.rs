@@ -1,13 +1,13 @@
 //! The way in: a server's address and a credential.
 
 use crate::{
-    CreateSandbox, CreateSession, Error, Sandbox, Session,
+    Error, Sandbox, Session,
     request::idempotency_key,
     transport::{Repeat, Transport},
-    views::{
-        Items, KeyView, LanguageView, NewKeyView, NodeStatsView, Page, SandboxView, SessionView, TemplateView,
-        TokenView,
-    },
+};
+use csb_api::{
+    Items, KeyRequest, KeySecretView, KeyView, LanguageView, Page, PoolView, SandboxRequest, SandboxView,
+    SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
 };
 use reqwest::{
     Method,
@@ -117,19 +117,13 @@ impl Client {
         self.transport.get::<serde_json::Value>("check the server", "/health", &()).await.map(drop)
     }
 
-    /// A token for this client's user; `role` at most the caller's own.
-    pub async fn token(&self, user_id: Option<&str>, role: Option<&str>) -> Result<TokenView, Error> {
-        let mut body = serde_json::Map::new();
-        for (name, value) in [("user_id", user_id), ("role", role)] {
-            if let Some(value) = value {
-                body.insert(name.into(), value.into());
-            }
-        }
-        self.transport.post("get a token", Repeat::Always, "/api/v1/auth/token", &body).await
+    /// A token. Needs an API key, or a server started with `--dev` on this host.
+    pub async fn token(&self, request: &TokenRequest) -> Result<TokenView, Error> {
+        self.transport.post("get a token", Repeat::Always, "/api/v1/auth/token", request).await
     }
 
     /// Makes a sandbox. Repeated safely: a second try with the same idempotency key returns the first one's sandbox.
-    pub async fn create_sandbox(&self, request: &CreateSandbox) -> Result<Sandbox, Error> {
+    pub async fn create_sandbox(&self, request: &SandboxRequest) -> Result<Sandbox, Error> {
         let key = idempotency_key();
         let view: SandboxView = self
             .transport
@@ -173,7 +167,7 @@ impl Client {
     }
 
     /// Makes a session: a sandbox and what outlives it.
-    pub async fn create_session(&self, request: &CreateSession) -> Result<Session, Error> {
+    pub async fn create_session(&self, request: &SessionRequest) -> Result<Session, Error> {
         let key = idempotency_key();
         let view: SessionView = self
             .transport
@@ -209,14 +203,13 @@ impl Client {
     }
 
     /// The pool, the number of sandboxes and the warden.
-    pub async fn stats(&self) -> Result<NodeStatsView, Error> {
+    pub async fn stats(&self) -> Result<PoolView, Error> {
         self.transport.get("read the server's figures", "/api/v1/sandbox/stats", &()).await
     }
 
     /// Makes an API key (admin). The key itself is shown only now.
-    pub async fn create_key(&self, user_id: &str, role: &str) -> Result<NewKeyView, Error> {
-        let body = serde_json::json!({ "user_id": user_id, "role": role });
-        self.transport.post("create an API key", Repeat::UnlessSeen, "/api/v1/keys", &body).await
+    pub async fn create_key(&self, request: &KeyRequest) -> Result<KeySecretView, Error> {
+        self.transport.post("create an API key", Repeat::UnlessSeen, "/api/v1/keys", request).await
     }
 
     /// All API keys, without their secrets (admin).

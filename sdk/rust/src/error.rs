@@ -1,11 +1,11 @@
 //! What a call can fail with.
 
-use serde::Deserialize;
+use csb_api::{ErrorBody, ErrorDetail};
 
 /// The server's refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// HTTP status.
+    /// HTTP status; inside a stream the one that the code stands for.
     pub status: u16,
     /// Stable code, such as `sandbox_not_found`.
     pub code: String,
@@ -92,31 +92,23 @@ impl Error {
     }
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    error: Body,
-}
-
-#[derive(Deserialize)]
-struct Body {
-    code: String,
-    message: String,
-    hint: Option<String>,
-    request_id: Option<String>,
-}
-
 impl ApiError {
+    /// An error that came inside a stream.
+    pub(crate) fn of_stream(detail: ErrorDetail) -> Self {
+        Self {
+            status: detail.known_code().map_or(0, |code| code.status()),
+            code: detail.code,
+            message: detail.message,
+            hint: Some(detail.hint),
+            request_id: Some(detail.request_id),
+            retry_after: None,
+        }
+    }
+
     /// Reads an error body; one of another shape (a proxy's page) is shown by its status alone.
     pub(crate) fn read(status: u16, retry_after: Option<u64>, request_id: Option<String>, body: &[u8]) -> Self {
-        match serde_json::from_slice::<Envelope>(body) {
-            Ok(Envelope { error }) => Self {
-                status,
-                code: error.code,
-                message: error.message,
-                hint: error.hint,
-                request_id: error.request_id.or(request_id),
-                retry_after,
-            },
+        match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(ErrorBody { error }) => Self { status, retry_after, ..Self::of_stream(error) },
             Err(_) => Self {
                 status,
                 code: "unknown".into(),

@@ -1,13 +1,9 @@
 //! One command in a sandbox.
 
-use crate::{
-    Attachment, Error, OutputStream, Sandbox,
-    request::segment,
-    transport::Repeat,
-    views::{ExecResultView, ExecView},
-};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use crate::{Attachment, Error, OutputStream, Sandbox, request::segment, transport::Repeat};
 use bytes::Bytes;
+use csb_api::{Encoding, ExecResultView, ExecView, PtySizeRequest, SignalRequest, SignalValue};
+use csb_types::{KilledBy, PtySize};
 use reqwest::Method;
 use std::time::Duration;
 
@@ -28,18 +24,16 @@ pub struct Outcome {
     pub duration_ms: f64,
     /// Whether output was dropped.
     pub truncated: bool,
-    /// What ended it, when not itself: `timeout`, `oom`, …
-    pub killed_by: Option<String>,
+    /// What ended it, when not itself.
+    pub killed_by: Option<KilledBy>,
 }
 
 impl Outcome {
     pub(crate) fn read(view: ExecResultView) -> Result<Self, Error> {
-        let base64 = view.encoding == "base64";
-        let bytes = |text: String| decode(text, base64);
         Ok(Self {
             exec_id: view.exec_id,
-            stdout: bytes(view.stdout)?,
-            stderr: bytes(view.stderr)?,
+            stdout: decode(view.stdout, view.encoding)?,
+            stderr: decode(view.stderr, view.encoding)?,
             exit_code: view.exit_code,
             signal: view.signal,
             duration_ms: view.duration_ms,
@@ -49,11 +43,10 @@ impl Outcome {
     }
 }
 
-pub(crate) fn decode(text: String, base64: bool) -> Result<Vec<u8>, Error> {
-    if base64 {
-        STANDARD.decode(text).map_err(|_| Error::protocol("output that is not base64"))
-    } else {
-        Ok(text.into_bytes())
+pub(crate) fn decode(text: String, encoding: Encoding) -> Result<Vec<u8>, Error> {
+    match encoding {
+        Encoding::Utf8 => Ok(text.into_bytes()),
+        Encoding::Base64 => encoding.decode(&text).map_err(|error| Error::protocol(error.message)),
     }
 }
 
@@ -122,19 +115,19 @@ impl Exec {
 
     /// Sends a signal by name (`TERM`) or number; `tree`: to every process that descends from it.
     pub async fn signal(&self, signal: &str, tree: bool) -> Result<(), Error> {
-        let signal: serde_json::Value = match signal.parse::<i32>() {
-            Ok(number) => number.into(),
-            Err(_) => signal.into(),
-        };
-        let body = serde_json::json!({ "signal": signal, "tree": tree });
+        let body = SignalRequest { signal: signal_value(signal), tree: Some(tree) };
         let path = format!("{}/signal", self.path);
         self.sandbox.client.transport.post_nothing("signal a command", Repeat::UnlessSeen, &path, &body).await
     }
 
     /// Changes the size of its terminal.
-    pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Error> {
-        let body = serde_json::json!({ "cols": cols, "rows": rows });
+    pub async fn resize(&self, size: PtySize) -> Result<(), Error> {
+        let body = PtySizeRequest { cols: size.cols, rows: size.rows };
         let path = format!("{}/resize", self.path);
         self.sandbox.client.transport.post_nothing("resize a terminal", Repeat::Always, &path, &body).await
     }
+}
+
+pub(crate) fn signal_value(signal: &str) -> SignalValue {
+    signal.parse().map_or_else(|_| SignalValue::Name(signal.to_owned()), SignalValue::Number)
 }

@@ -3,9 +3,9 @@
 use crate::{
     Error, Sandbox,
     transport::{Repeat, parse},
-    views::{FileEntryView, FileListView},
 };
 use bytes::Bytes;
+use csb_api::{FileEntryView, FileListView, MkdirRequest, MoveRequest, UnpackView};
 use futures_util::{Stream, StreamExt, stream::BoxStream};
 use reqwest::{Body, Method, RequestBuilder};
 use std::io;
@@ -156,27 +156,25 @@ impl Files {
 
     /// Makes a directory and those above it.
     pub async fn make_dir(&self, path: &str) -> Result<(), Error> {
-        self.post("make a directory", "files/mkdir", serde_json::json!({ "path": path }), Repeat::Always).await
+        let body = MkdirRequest { path: path.into(), user: self.user.clone() };
+        self.post("make a directory", "files/mkdir", &body, Repeat::Always).await
     }
 
     /// Moves or renames.
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
-        let body = serde_json::json!({ "from": from, "to": to });
-        self.post("move a file", "files/move", body, Repeat::UnlessSeen).await
+        let body = MoveRequest { from: from.into(), to: to.into(), user: self.user.clone() };
+        self.post("move a file", "files/move", &body, Repeat::UnlessSeen).await
     }
 
     async fn post(
         &self,
         what: &'static str,
         leaf: &str,
-        mut body: serde_json::Value,
+        body: &impl serde::Serialize,
         repeat: Repeat,
     ) -> Result<(), Error> {
-        if let Some(user) = &self.user {
-            body["user"] = user.as_str().into();
-        }
         let path = format!("{}/{leaf}", self.sandbox.path);
-        self.sandbox.client.transport.post_nothing(what, repeat, &path, &body).await
+        self.sandbox.client.transport.post_nothing(what, repeat, &path, body).await
     }
 
     /// Removes a file, or with `recursive` a directory and all in it.
@@ -200,12 +198,8 @@ impl Files {
         path: &str,
         body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<u64, Error> {
-        #[derive(serde::Deserialize)]
-        struct Unpacked {
-            bytes: u64,
-        }
         let request = self.request(Method::PUT, "archive", path).header("Content-Type", "application/x-tar");
-        let unpacked: Unpacked = self.upload("unpack files", request, body).await?;
+        let unpacked: UnpackView = self.upload("unpack files", request, body).await?;
         Ok(unpacked.bytes)
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), csb_client::Error> {
-//! use csb_client::{Client, CreateSandbox, ExecRequest};
+//! use csb_client::{Client, shell};
 //!
 //! let client = Client::builder("http://127.0.0.1:8080").api_key(std::env::var("CSB_API_KEY").ok()).build()?;
-//! let sandbox = client.create_sandbox(&CreateSandbox::default()).await?;
-//! let result = sandbox.run(&ExecRequest::shell("echo $((6 * 7))")).await?;
+//! let sandbox = client.create_sandbox(&Default::default()).await?;
+//! let result = sandbox.run(&shell("echo $((6 * 7))")).await?;
 //! assert_eq!(result.stdout, b"42\n");
 //! sandbox.release().await?;
 //! # Ok(()) }
@@ -29,14 +29,14 @@ mod sandbox;
 mod session;
 mod sse;
 mod transport;
-pub mod views;
 
 pub use attach::{Attachment, Event};
 pub use client::{Client, ClientBuilder};
+pub use csb_api as api;
 pub use error::{ApiError, Error};
 pub use exec::{Exec, Outcome};
 pub use files::{ByteStream, Files, ReadRange, WriteOptions};
 pub use output::{Chunk, OutputStream};
-pub use request::{CommandLine, CreateSandbox, CreateSession, ExecRequest, ResourceRequest, RunCodeRequest, Stdin};
+pub use request::{argv, code, shell};
 pub use sandbox::Sandbox;
 pub use session::Session;

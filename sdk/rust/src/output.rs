@@ -5,13 +5,13 @@ use crate::{
     exec::decode,
     sse::{SseEvent, SseParser},
     transport::{Repeat, parse},
-    views::ExecView,
 };
 use bytes::Bytes;
+use csb_api::{ExecView, OutputEvent};
 use csb_types::Stream;
 use futures_util::{StreamExt, stream::BoxStream};
 use reqwest::{Method, Response, header::ACCEPT};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::{collections::VecDeque, time::Duration};
 
 /// Connections that bring nothing new before a stream gives up.
@@ -26,13 +26,6 @@ pub struct Chunk {
     pub stream: Stream,
     /// The bytes.
     pub bytes: Bytes,
-}
-
-#[derive(Deserialize)]
-struct ChunkData {
-    seq: u64,
-    data: String,
-    encoding: String,
 }
 
 /// Output of one exec from some position to its end.
@@ -171,8 +164,8 @@ impl OutputStream {
             // The exec's own `start`, and what later servers may add.
             _ => return Ok(None),
         };
-        let chunk: ChunkData = parse(event.data.as_bytes())?;
-        let bytes = Bytes::from(decode(chunk.data, chunk.encoding == "base64")?);
+        let chunk: OutputEvent = parse(event.data.as_bytes())?;
+        let bytes = Bytes::from(decode(chunk.data, chunk.encoding)?);
         let fresh = fresh(self.position, chunk.seq, &bytes)?;
         if fresh.is_empty() {
             return Ok(None);

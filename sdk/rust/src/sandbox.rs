@@ -1,10 +1,9 @@
 //! One sandbox of a server.
 
-use crate::{
-    Client, Error, Exec, ExecRequest, Files, Outcome, OutputStream, ResourceRequest, RunCodeRequest,
-    request::segment,
-    transport::Repeat,
-    views::{ExecResultView, ExecView, Items, SandboxView, StatsView},
+use crate::{Client, Error, Exec, Files, Outcome, OutputStream, request::segment, transport::Repeat};
+use csb_api::{
+    ExecRequest, ExecResultView, ExecView, Items, PatchSandboxRequest, ResourcesRequest, RunCodeRequest, SandboxView,
+    StatsView,
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -16,14 +15,6 @@ pub struct Sandbox {
     id: String,
     /// `/api/v1/sandboxes/ID`
     pub(crate) path: String,
-}
-
-/// A request with the way its answer is wanted beside it.
-#[derive(Serialize)]
-struct Waiting<'a, T> {
-    #[serde(flatten)]
-    request: &'a T,
-    wait: bool,
 }
 
 impl Sandbox {
@@ -60,9 +51,9 @@ impl Sandbox {
     }
 
     /// Changes limits while it runs.
-    pub async fn set_limits(&self, resources: &ResourceRequest) -> Result<SandboxView, Error> {
+    pub async fn set_limits(&self, resources: ResourcesRequest) -> Result<SandboxView, Error> {
         let transport = &self.client.transport;
-        let body = serde_json::json!({ "resources": resources });
+        let body = PatchSandboxRequest { resources };
         transport
             .json("change a sandbox's limits", Repeat::Always, || {
                 transport.request(Method::PATCH, &self.path).json(&body)
@@ -83,36 +74,34 @@ impl Sandbox {
 
     /// Runs a command to its end: one request, output in the answer.
     pub async fn run(&self, request: &ExecRequest) -> Result<Outcome, Error> {
-        self.run_at("execs", request).await
+        self.run_at("execs", &ExecRequest { wait: Some(true), ..request.clone() }).await
     }
 
     /// Runs code to its end.
     pub async fn run_code(&self, request: &RunCodeRequest) -> Result<Outcome, Error> {
-        self.run_at("run-code", request).await
+        self.run_at("run-code", &RunCodeRequest { wait: Some(true), ..request.clone() }).await
     }
 
     async fn run_at(&self, leaf: &str, request: &impl Serialize) -> Result<Outcome, Error> {
         let path = format!("{}/{leaf}", self.path);
-        let body = Waiting { request, wait: true };
         let view: ExecResultView =
-            self.client.transport.post("run a command", Repeat::UnlessSeen, &path, &body).await?;
+            self.client.transport.post("run a command", Repeat::UnlessSeen, &path, request).await?;
         Outcome::read(view)
     }
 
     /// Starts a command and returns at once.
     pub async fn start(&self, request: &ExecRequest) -> Result<Exec, Error> {
-        self.start_at("execs", request).await
+        self.start_at("execs", &ExecRequest { wait: Some(false), ..request.clone() }).await
     }
 
     /// Starts code and returns at once.
     pub async fn start_code(&self, request: &RunCodeRequest) -> Result<Exec, Error> {
-        self.start_at("run-code", request).await
+        self.start_at("run-code", &RunCodeRequest { wait: Some(false), ..request.clone() }).await
     }
 
     async fn start_at(&self, leaf: &str, request: &impl Serialize) -> Result<Exec, Error> {
         let path = format!("{}/{leaf}", self.path);
-        let body = Waiting { request, wait: false };
-        let view: ExecView = self.client.transport.post("start a command", Repeat::UnlessSeen, &path, &body).await?;
+        let view: ExecView = self.client.transport.post("start a command", Repeat::UnlessSeen, &path, request).await?;
         Ok(Exec::new(self, view.exec_id))
     }
 

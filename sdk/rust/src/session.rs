@@ -1,11 +1,7 @@
 //! One session: what a user keeps.
 
-use crate::{
-    Client, Error, Outcome, RunCodeRequest, Sandbox,
-    request::segment,
-    transport::Repeat,
-    views::{ExecResultView, SessionView},
-};
+use crate::{Client, Error, Sandbox, request::segment, transport::Repeat};
+use csb_api::{ExecResultView, SessionExecuteRequest, SessionView};
 use reqwest::Method;
 
 /// A handle of one session.
@@ -37,17 +33,17 @@ impl Session {
         Ok(self.view().await?.sandbox_id.map(|id| self.client.sandbox(id)))
     }
 
-    /// Runs code to its end.
-    pub async fn execute(&self, request: &RunCodeRequest) -> Result<Outcome, Error> {
+    /// Runs code to its end. The answer holds what `handler` returned, if the code defines one.
+    pub async fn execute(&self, request: &SessionExecuteRequest) -> Result<ExecResultView, Error> {
         let path = format!("{}/execute", self.path);
-        let view: ExecResultView = self.client.transport.post("run code", Repeat::UnlessSeen, &path, request).await?;
-        Outcome::read(view)
+        let request = SessionExecuteRequest { stream: Some(false), ..request.clone() };
+        self.client.transport.post("run code", Repeat::UnlessSeen, &path, &request).await
     }
 
     /// The result of an earlier execution.
-    pub async fn execution(&self, exec_id: &str) -> Result<Outcome, Error> {
+    pub async fn execution(&self, exec_id: &str) -> Result<ExecResultView, Error> {
         let path = format!("{}/executions/{}", self.path, segment(exec_id));
-        Outcome::read(self.client.transport.get::<ExecResultView>("look at an execution", &path, &()).await?)
+        self.client.transport.get("look at an execution", &path, &()).await
     }
 
     /// Freezes it.
