@@ -2,6 +2,7 @@
 //! Knows nothing of sandboxes: it offers the kernel's means, `csb-jail` and `csb-warden` put them together.
 #![expect(unsafe_code, reason = "this crate is where the project's system calls live")]
 
+pub mod cgroup;
 pub mod landlock;
 pub mod packet;
 pub mod pipe;

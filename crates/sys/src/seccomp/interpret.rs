@@ -11,9 +11,9 @@ pub fn run(program: &[Instruction], architecture: u32, number: u32, arguments: &
             0 => number,
             4 => architecture,
             8 | 12 => 0,
-            16..=60 if offset % 4 == 0 => {
+            16..=60 if offset.is_multiple_of(4) => {
                 let argument = arguments[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
             _ => return None,
         })

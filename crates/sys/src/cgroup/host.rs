@@ -1,0 +1,264 @@
+//! Owns finding out what control groups this host has, where, and whether we may use them.
+//! Knows nothing of groups to be made.
+
+use super::files;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What enforces one kind of limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Controller {
+    /// Memory limit and OOM kills.
+    Memory,
+    /// CPU quota.
+    Cpu,
+    /// Number of processes and threads.
+    Pids,
+    /// CPU time (v1 only; v2 always counts it).
+    Cpuacct,
+    /// Freezing (v1 only; v2 always can).
+    Freezer,
+}
+
+impl Controller {
+    const EVERY: [Self; 5] = [Self::Memory, Self::Cpu, Self::Pids, Self::Cpuacct, Self::Freezer];
+
+    /// As the kernel spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+            Self::Cpuacct => "cpuacct",
+            Self::Freezer => "freezer",
+        }
+    }
+
+    fn in_list<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Self> {
+        let words: Vec<&str> = words.into_iter().collect();
+        Self::EVERY.into_iter().filter(|controller| words.contains(&controller.name())).collect()
+    }
+}
+
+/// Which interface a hierarchy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// One or a few controllers each.
+    V1,
+    /// The unified one.
+    V2,
+}
+
+/// One mounted hierarchy of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its interface.
+    pub version: Version,
+    /// Where its top is mounted.
+    pub mount: PathBuf,
+    /// The group that this process is in.
+    pub own: PathBuf,
+    /// What it can enforce for groups below `own`.
+    pub controllers: Vec<Controller>,
+    /// Whether we may make groups below `own`.
+    pub writable: bool,
+}
+
+/// A guarantee that this host cannot give, for `csb doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// What is not enforced.
+    pub what: &'static str,
+    /// How to get it.
+    pub remedy: &'static str,
+}
+
+/// What control groups this host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Every hierarchy that is of use.
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+impl Host {
+    /// Looks at the running system. A host without control groups is an answer, not an error.
+    pub fn detect() -> io::Result<Self> {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
+        // Absent where the kernel has no control groups at all.
+        let own = match std::fs::read_to_string("/proc/self/cgroup") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            other => other?,
+        };
+        let mut hierarchies = parse(&mountinfo, &own);
+        for hierarchy in &mut hierarchies {
+            hierarchy.writable = accessat(CWD, &hierarchy.own, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+            if hierarchy.version == Version::V2 {
+                let listed = files::read(CWD, &format!("{}/cgroup.controllers", hierarchy.own.display()));
+                hierarchy.controllers = Controller::in_list(listed.unwrap_or_default().split_whitespace());
+            }
+        }
+        // A v1 hierarchy of none of our controllers (devices, name=systemd) is of no use.
+        hierarchies.retain(|h| h.version == Version::V2 || !h.controllers.is_empty());
+        Ok(Self { hierarchies })
+    }
+
+    /// `v1`, `v2`, `hybrid` or `none`.
+    pub fn layout(&self) -> &'static str {
+        let has = |version| self.hierarchies.iter().any(|h| h.version == version);
+        match (has(Version::V1), has(Version::V2)) {
+            (true, true) => "hybrid",
+            (true, false) => "v1",
+            (false, true) => "v2",
+            (false, false) => "none",
+        }
+    }
+
+    /// The hierarchy whose groups enforce this; only one that we may write to.
+    pub fn with(&self, controller: Controller) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.writable && h.controllers.contains(&controller))
+    }
+
+    /// The unified hierarchy, where we may write to it.
+    pub fn unified(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|h| h.writable && h.version == Version::V2)
+    }
+
+    /// What is not enforced here, and how to get it.
+    pub fn losses(&self) -> Vec<Loss> {
+        const REMEDY: &str = "run as root, or in a unit with `Delegate=yes` (rootless: `systemd-run --user --scope -p \
+                              Delegate=yes csb …`), on a kernel with the controller";
+        let mut losses = Vec::new();
+        let mut lose = |lost: bool, what| {
+            if lost {
+                losses.push(Loss { what, remedy: REMEDY });
+            }
+        };
+        lose(self.with(Controller::Memory).is_none(), "memory limits: a sandbox can use up the host's memory");
+        lose(self.with(Controller::Cpu).is_none(), "CPU limits: a sandbox can use every CPU");
+        lose(self.with(Controller::Pids).is_none(), "process limits: only the per-user limit stops a fork bomb");
+        let unified = self.unified().is_some();
+        lose(
+            !unified && self.with(Controller::Freezer).is_none(),
+            "pause: a sandbox's processes cannot be frozen together",
+        );
+        lose(!unified && self.with(Controller::Cpuacct).is_none(), "CPU time in usage figures");
+        losses
+    }
+}
+
+/// Hierarchies from `/proc/self/mountinfo` and `/proc/self/cgroup` (proc(5), cgroups(7)); each once.
+fn parse(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let left: Vec<&str> = left.split(' ').collect();
+        let right: Vec<&str> = right.split(' ').collect();
+        let (&[_, _, _, top, mount, ..], &[kind, _, options]) = (left.as_slice(), right.as_slice()) else { continue };
+        let (version, controllers) = match kind {
+            "cgroup" => (Version::V1, Controller::in_list(options.split(','))),
+            "cgroup2" => (Version::V2, Vec::new()),
+            _ => continue,
+        };
+        let same = |h: &Hierarchy| h.version == version && h.controllers == controllers;
+        if found.iter().any(same) {
+            continue;
+        }
+        let path = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, list, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let ours = match version {
+                Version::V2 => list.is_empty(),
+                Version::V1 => !controllers.is_empty() && Controller::in_list(list.split(',')) == controllers,
+            };
+            ours.then_some(path)
+        });
+        let Some(path) = path else { continue };
+        let mount = PathBuf::from(unescape(mount));
+        // A mount may show only a part of the hierarchy: a container's without a namespace of its own shows its group.
+        let below = Path::new(path).strip_prefix(unescape(top)).unwrap_or(Path::new(""));
+        let own = if below.as_os_str().is_empty() { mount.clone() } else { mount.join(below) };
+        found.push(Hierarchy { version, own, mount, controllers, writable: false });
+    }
+    found
+}
+
+/// mountinfo writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &str) -> String {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let [first, tail @ ..] = rest {
+        match (first, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                bytes.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mountinfo: &str, own: &str, expected: &[(Version, &str, &str, &[Controller])]) {
+        let found = parse(mountinfo, own);
+        let found: Vec<_> = found
+            .iter()
+            .map(|h| (h.version, h.mount.to_str().unwrap(), h.own.to_str().unwrap(), h.controllers.as_slice()))
+            .filter(|(version, _, _, controllers)| *version == Version::V2 || !controllers.is_empty())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_systemd_host_with_v2() {
+        check(
+            "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n",
+            "0::/system.slice/csb.service\n",
+            &[(Version::V2, "/sys/fs/cgroup", "/sys/fs/cgroup/system.slice/csb.service", &[])],
+        );
+    }
+
+    #[test]
+    fn a_hybrid_host_with_controllers_mounted_together() {
+        check(
+            "33 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+             35 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+             36 31 0:32 / /sys/fs/cgroup/devices rw - cgroup cgroup rw,devices\n\
+             41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
+            "5:devices:/\n4:memory:/a/b\n1:cpu,cpuacct:/a\n0::/c\n",
+            &[
+                (
+                    Version::V1,
+                    "/sys/fs/cgroup/cpu,cpuacct",
+                    "/sys/fs/cgroup/cpu,cpuacct/a",
+                    &[Controller::Cpu, Controller::Cpuacct],
+                ),
+                (Version::V1, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a/b", &[Controller::Memory]),
+                (Version::V2, "/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/c", &[]),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_container_that_sees_only_its_own_part() {
+        check(
+            "35 31 0:31 /docker/12ab /sys/fs/cgroup/my\\040memory ro - cgroup cgroup rw,memory\n",
+            "4:memory:/docker/12ab\n",
+            &[(Version::V1, "/sys/fs/cgroup/my memory", "/sys/fs/cgroup/my memory", &[Controller::Memory])],
+        );
+    }
+
+    #[test]
+    fn a_host_without_control_groups_loses_every_limit() {
+        assert_eq!(parse("22 27 0:21 / /proc rw - proc proc rw\n", ""), []);
+        let host = Host { hierarchies: Vec::new() };
+        assert_eq!((host.layout(), host.losses().len()), ("none", 5));
+    }
+}

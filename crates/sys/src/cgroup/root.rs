@@ -1,0 +1,250 @@
+//! Owns the parent group of one warden: where it is put in each hierarchy, and what is found below it.
+//! Knows nothing of what its groups limit.
+
+use super::group::{Group, Limits};
+use super::{CgroupError, Controller, Hierarchy, Host, Version, files};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, unlinkat};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The parent's directory in one hierarchy, and what it is used for.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub version: Version,
+    pub path: PathBuf,
+    pub dir: OwnedFd,
+    pub controllers: Vec<Controller>,
+}
+
+impl Tree {
+    pub fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains(&controller)
+    }
+
+    /// Whether groups here can be frozen.
+    pub fn freezes(&self) -> bool {
+        self.version == Version::V2 || self.has(Controller::Freezer)
+    }
+}
+
+/// The parent of all groups of one warden. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Root {
+    pub(super) trees: Arc<Vec<Tree>>,
+}
+
+/// What the processes in the way of v2's delegation are moved to.
+const SUPERVISOR: &str = "supervisor";
+
+impl Host {
+    /// Makes, or finds again, the parent group `name` below the group that we are in.
+    ///
+    /// On v2 a group that has processes cannot have controllers for its children: we move to a leaf named `supervisor`
+    /// first, or, in a group that was not given to us (a login session), use the nearest group above that is free.
+    /// Whatever controller cannot be had is left out; [`Root::controllers`] tells.
+    pub fn root(&self, name: &str) -> Result<Root, CgroupError> {
+        check_name(name)?;
+        let unified = self.unified();
+        let mut used = vec![Controller::Memory, Controller::Cpu, Controller::Pids];
+        if unified.is_none() {
+            // The unified hierarchy freezes, kills and counts CPU time without any controller.
+            used.extend([Controller::Freezer, Controller::Cpuacct]);
+        }
+        let mut trees = Vec::new();
+        for hierarchy in &self.hierarchies {
+            let mut controllers = used.clone();
+            controllers.retain(|controller| self.with(*controller) == Some(hierarchy));
+            if !controllers.is_empty() || unified == Some(hierarchy) {
+                trees.push(tree(hierarchy, controllers, name)?);
+            }
+        }
+        Ok(Root { trees: Arc::new(trees) })
+    }
+}
+
+impl Root {
+    /// No control groups: its groups accept everything and do nothing.
+    pub fn none() -> Self {
+        Self { trees: Arc::default() }
+    }
+
+    /// What is enforced for groups below.
+    pub fn controllers(&self) -> Vec<Controller> {
+        self.trees.iter().flat_map(|tree| tree.controllers.iter().copied()).collect()
+    }
+
+    /// Whether groups can be frozen.
+    pub fn can_freeze(&self) -> bool {
+        self.trees.iter().any(Tree::freezes)
+    }
+
+    /// Makes the group `id`. On failure nothing of it is left.
+    pub fn create(&self, id: &str, limits: &Limits) -> Result<Group, CgroupError> {
+        check_name(id)?;
+        for (made, tree) in self.trees.iter().enumerate() {
+            if let Err(error) = mkdirat(&tree.dir, id, Mode::from_raw_mode(0o755)) {
+                for tree in &self.trees[..made] {
+                    // Just made and empty: nothing stands against it.
+                    let _ = unlinkat(&tree.dir, id, AtFlags::REMOVEDIR);
+                }
+                return Err(CgroupError::new("make the control group", tree.path.join(id), error));
+            }
+        }
+        let group = Group::new(self.clone(), id);
+        if let Err(error) = group.set_limits(limits) {
+            let _ = group.remove();
+            return Err(error);
+        }
+        Ok(group)
+    }
+
+    /// The group `id`, made earlier, by whomever. It need not exist in every hierarchy: one half made is removed as well.
+    pub fn open(&self, id: &str) -> Result<Group, CgroupError> {
+        check_name(id)?;
+        Ok(Group::new(self.clone(), id))
+    }
+
+    /// Names of all groups below, also of those that a dead warden left.
+    pub fn leftovers(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = BTreeSet::new();
+        for tree in self.trees.iter() {
+            let failed = |error: Errno| CgroupError::new("list", &tree.path, error);
+            for entry in Dir::read_from(&tree.dir).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name().to_string_lossy();
+                if entry.file_type().is_dir() && !name.starts_with('.') {
+                    names.insert(name.into_owned());
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Removes the parent group, which must have no group left below it. Goes on after a failure and reports the first.
+    pub fn remove(self) -> Result<(), CgroupError> {
+        let mut first = Ok(());
+        for tree in self.trees.iter() {
+            match rustix::fs::rmdir(&tree.path) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) if first.is_ok() => {
+                    first = Err(CgroupError::new("remove the control group", &tree.path, error));
+                }
+                Err(_) => {}
+            }
+        }
+        first
+    }
+}
+
+/// Names become path components.
+fn check_name(name: &str) -> Result<(), CgroupError> {
+    let good = !name.is_empty()
+        && name.len() <= 128
+        && !name.starts_with('.')
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
+    if good { Ok(()) } else { Err(CgroupError::new("use the name", name, Errno::INVAL)) }
+}
+
+fn tree(hierarchy: &Hierarchy, mut controllers: Vec<Controller>, name: &str) -> Result<Tree, CgroupError> {
+    let parent = match hierarchy.version {
+        Version::V1 => hierarchy.own.clone(),
+        Version::V2 if controllers.is_empty() => hierarchy.own.clone(),
+        Version::V2 => {
+            let parent = parent_on_v2(hierarchy, &controllers)?;
+            // What cannot be enabled (not delegated) is not enforced; `controllers()` says so.
+            enable(&parent, &mut controllers);
+            parent
+        }
+    };
+    let path = parent.join(name);
+    match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(CgroupError::new("make the control group", path, error)),
+    }
+    if hierarchy.version == Version::V2 {
+        enable(&path, &mut controllers);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(CWD, &path, flags, Mode::empty())
+        .map_err(|error| CgroupError::new("open the control group", &path, error))?;
+    Ok(Tree { version: hierarchy.version, path, dir, controllers })
+}
+
+/// Enables controllers for the children of `group`, one by one, and keeps those that work.
+fn enable(group: &Path, controllers: &mut Vec<Controller>) {
+    let file = group.join("cgroup.subtree_control");
+    controllers.retain(|controller| {
+        let order = format!("+{}", controller.name());
+        files::write(CWD, &file.to_string_lossy(), &order).is_ok()
+    });
+}
+
+/// The group on v2 below which children can have controllers.
+fn parent_on_v2(hierarchy: &Hierarchy, wanted: &[Controller]) -> Result<PathBuf, CgroupError> {
+    let own = &hierarchy.own;
+    if is_top(own) || has_children_enabled(own, wanted) {
+        return Ok(own.clone());
+    }
+    if !is_given_to_us(hierarchy) {
+        for above in own.ancestors().skip(1).take_while(|path| path.starts_with(&hierarchy.mount)) {
+            let writable = rustix::fs::accessat(CWD, above, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+            let free = is_top(above) || processes(above).is_ok_and(|pids| pids.is_empty());
+            if writable && free && offers(above, wanted) {
+                return Ok(above.to_path_buf());
+            }
+        }
+    }
+    let leaf = own.join(SUPERVISOR);
+    match rustix::fs::mkdir(&leaf, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(CgroupError::new("make the control group", leaf, error)),
+    }
+    let into = leaf.join("cgroup.procs");
+    for pid in processes(own)? {
+        match files::write(CWD, &into.to_string_lossy(), &pid.to_string()) {
+            // It has ended since.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other.map_err(|error| CgroupError::new("move a process to", &leaf, error))?,
+        }
+    }
+    Ok(own.clone())
+}
+
+/// The real top of the hierarchy has no type and may have processes and controllers at once.
+fn is_top(group: &Path) -> bool {
+    !group.join("cgroup.type").exists()
+}
+
+/// A container's own top (it is all there is), a unit with `Delegate=yes`, or a directory of an ordinary user.
+fn is_given_to_us(hierarchy: &Hierarchy) -> bool {
+    let marked = |name: &str| {
+        let mut value = [0u8; 1];
+        rustix::fs::getxattr(&hierarchy.own, name, &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
+    };
+    hierarchy.own == hierarchy.mount
+        || !rustix::process::geteuid().is_root()
+        || marked("trusted.delegate")
+        || marked("user.delegate")
+}
+
+fn offers(group: &Path, wanted: &[Controller]) -> bool {
+    lists(&group.join("cgroup.controllers"), wanted)
+}
+
+fn has_children_enabled(group: &Path, wanted: &[Controller]) -> bool {
+    lists(&group.join("cgroup.subtree_control"), wanted)
+}
+
+fn lists(file: &Path, wanted: &[Controller]) -> bool {
+    let text = files::read(CWD, &file.to_string_lossy()).unwrap_or_default();
+    wanted.iter().all(|controller| text.split_whitespace().any(|word| word == controller.name()))
+}
+
+fn processes(group: &Path) -> Result<Vec<i32>, CgroupError> {
+    let file = group.join("cgroup.procs");
+    let text = files::read_all(CWD, &file.to_string_lossy()).map_err(|error| CgroupError::new("read", &file, error))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}

@@ -1,0 +1,229 @@
+//! Limits and orders of control groups, on whatever this host has, with real processes.
+//! Needs root (or a delegated group); without, these tests say so and fail.
+
+use csb_sys::cgroup::{Group, Host, Limits, Root};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Debian's own: a `python3` found in PATH may be a script that forks.
+const PYTHON: &str = "/usr/bin/python3";
+const ROOMY: Limits = Limits { memory: 256 << 20, cpu_milli: 2000, pids: 64 };
+
+struct Place {
+    root: Root,
+}
+
+impl Place {
+    fn new(test: &str) -> Self {
+        let host = Host::detect().unwrap();
+        assert_eq!(host.losses(), [], "these tests need control groups they may write to");
+        Self { root: host.root(&format!("csb-test-{test}-{}", std::process::id())).unwrap() }
+    }
+
+    fn group(&self, limits: &Limits) -> Group {
+        self.root.create("one", limits).unwrap()
+    }
+
+    /// Ends what is in the group and removes everything.
+    fn end(self, group: Group) {
+        assert!(group.kill().unwrap());
+        wait_until(|| group.is_empty().unwrap());
+        group.remove().unwrap();
+        assert_eq!(self.root.leftovers().unwrap(), Vec::<String>::new());
+        self.root.clone().remove().unwrap();
+    }
+}
+
+/// A test that failed leaves nothing on the host either.
+impl Drop for Place {
+    fn drop(&mut self) {
+        for group in self.root.leftovers().unwrap_or_default().iter().filter_map(|id| self.root.open(id).ok()) {
+            if std::thread::panicking() && group.kill().is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+                let _ = group.remove();
+            }
+        }
+        if std::thread::panicking() {
+            let _ = self.root.clone().remove();
+        }
+    }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "it never happened");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Starts a program inside the group.
+fn start(group: &Group, program: &str, arguments: &[&str]) -> Child {
+    let fds = group.join_fds().unwrap();
+    // What CLONE_INTO_CGROUP does for real sandboxes.
+    let unified: Option<OwnedFd> = group.dir_fd().unwrap().map(|dir| {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(dir, "cgroup.procs", flags, rustix::fs::Mode::empty()).unwrap()
+    });
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    // SAFETY: only writes to open descriptors happen between fork and exec.
+    #[expect(unsafe_code, reason = "pre_exec is the only way into a group before the program runs")]
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(procs) = &unified {
+                rustix::io::write(procs, b"0")?;
+            }
+            Group::join(&fds)
+        });
+    }
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_memory_hog_is_killed_and_counted() {
+    let place = Place::new("memory");
+    let group = place.group(&Limits { memory: 24 << 20, ..ROOMY });
+    let hog = start(&group, PYTHON, &["-c", "x = b'x' * (200 << 20); print(len(x))"]);
+    let output = hog.wait_with_output().unwrap();
+    assert_eq!((output.status.signal(), output.stdout.as_slice()), (Some(libc::SIGKILL), &b""[..]));
+    let usage = group.usage().unwrap();
+    assert_eq!(usage.oom_kills, 1);
+    assert!(usage.memory_peak > 8 << 20 && usage.memory_peak <= 24 << 20, "{usage:?}");
+    assert!(usage.cpu_usec > 0);
+    place.end(group);
+}
+
+#[test]
+fn exactly_as_many_processes_as_allowed_can_live() {
+    let place = Place::new("pids");
+    let group = place.group(&Limits { pids: 7, ..ROOMY });
+    let code = "import os, time, sys
+made = 0
+try:
+    while made < 100:
+        if os.fork() == 0:
+            time.sleep(600)
+        made += 1
+except OSError as error:
+    print(made, error.errno, flush=True)
+time.sleep(600)";
+    let mut bomb = start(&group, PYTHON, &["-c", code]);
+    let mut line = String::new();
+    BufReader::new(bomb.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // The first process and six children.
+    assert_eq!(line, format!("6 {}\n", libc::EAGAIN));
+    let usage = group.usage().unwrap();
+    assert_eq!((usage.pids, usage.pids_refused), (7, 1));
+    place.end(group);
+    assert_eq!(bomb.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn a_busy_loop_gets_no_more_cpu_than_its_quota() {
+    let place = Place::new("cpu");
+    let group = place.group(&Limits { cpu_milli: 200, ..ROOMY });
+    let started = Instant::now();
+    let mut busy = start(&group, "sh", &["-c", "while :; do :; done"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    let used = group.usage().unwrap().cpu_usec as f64;
+    let wall = started.elapsed().as_micros() as f64;
+    // A fifth, and one period's worth more at the edges. Unlimited it would be all of it, on a busy host half.
+    assert!(used > 0.0 && used < wall * 0.2 + 25_000.0, "{used} of {wall} µs");
+    place.end(group);
+    busy.wait().unwrap();
+}
+
+#[test]
+fn a_frozen_group_stands_still_and_goes_on_afterwards() {
+    let place = Place::new("freeze");
+    let group = place.group(&ROOMY);
+    // Two processes, one a child of the other.
+    let code = "import os, sys\nos.fork()\nwhile True:\n    os.write(1, b'.')";
+    let mut ticking = start(&group, PYTHON, &["-c", code]);
+    let mut ticks = ticking.stdout.take().unwrap();
+    let mut one = [0];
+    ticks.read_exact(&mut one).unwrap();
+
+    group.freeze(true).unwrap();
+    let waiting = |pipe: &std::process::ChildStdout| rustix::io::ioctl_fionread(pipe).unwrap();
+    // They may have filled the pipe before: make room, so that only freezing can hold them.
+    while let left @ 1.. = waiting(&ticks) {
+        ticks.read_exact(&mut vec![0; left as usize]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(waiting(&ticks), 0, "a frozen process wrote");
+
+    group.freeze(false).unwrap();
+    ticks.read_exact(&mut one).unwrap();
+
+    group.freeze(true).unwrap();
+    place.end(group);
+    assert_eq!(ticking.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn limits_move_both_ways_while_a_process_runs() {
+    let place = Place::new("limits");
+    let group = place.group(&Limits { memory: 64 << 20, ..ROOMY });
+    let mut sleeper = start(&group, "sleep", &["600"]);
+    for memory in [512 << 20, 32 << 20, 128 << 20] {
+        group.set_limits(&Limits { memory, cpu_milli: 500, pids: 4 }).unwrap();
+    }
+    let hog = start(&group, PYTHON, &["-c", "x = b'x' * (100 << 20); print(len(x))"]);
+    assert_eq!(hog.wait_with_output().unwrap().stdout, b"104857600\n");
+    place.end(group);
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn what_a_dead_warden_left_is_found_ended_and_removed() {
+    let place = Place::new("leftovers");
+    let group = place.group(&ROOMY);
+    let mut sleeper = start(&group, "sleep", &["600"]);
+    drop(group);
+
+    let again = Place::new("leftovers");
+    assert_eq!(again.root.leftovers().unwrap(), ["one"]);
+    let error = again.root.create("one", &ROOMY).unwrap_err();
+    assert_eq!(error.source.kind(), std::io::ErrorKind::AlreadyExists);
+    let left = again.root.open("one").unwrap();
+    assert!(!left.is_empty().unwrap());
+    again.end(left);
+    assert_eq!(sleeper.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn a_group_with_a_living_process_is_not_removed_and_nothing_is_lost() {
+    let place = Place::new("busy");
+    let group = place.group(&ROOMY);
+    let mut sleeper = start(&group, "sleep", &["600"]);
+    let error = group.clone().remove().unwrap_err();
+    assert_eq!(error.source.raw_os_error(), Some(libc::EBUSY));
+    assert!(!group.is_empty().unwrap());
+    place.end(group);
+    sleeper.wait().unwrap();
+}
+
+#[test]
+fn names_that_are_paths_are_refused() {
+    let place = Place::new("names");
+    for name in ["", ".", "..", "a/b", "../x", "a\0b"] {
+        assert!(place.root.create(name, &ROOMY).is_err(), "{name:?}");
+        assert!(place.root.open(name).is_err(), "{name:?}");
+    }
+    place.root.clone().remove().unwrap();
+}
+
+#[test]
+fn without_control_groups_everything_is_accepted_but_freezing() {
+    let group = Root::none().create("one", &ROOMY).unwrap();
+    group.set_limits(&ROOMY).unwrap();
+    assert!(!group.kill().unwrap() && group.is_empty().unwrap());
+    assert_eq!(group.usage().unwrap(), Default::default());
+    assert_eq!(group.freeze(true).unwrap_err().source.kind(), std::io::ErrorKind::Unsupported);
+    group.remove().unwrap();
+}
