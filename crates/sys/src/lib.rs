@@ -4,8 +4,13 @@
 
 pub mod cgroup;
 pub mod landlock;
+pub mod loopdev;
+pub mod mount;
+pub mod net;
+pub mod ns;
 pub mod packet;
 pub mod pipe;
+pub mod process;
 pub mod seccomp;
 pub mod tty;
 

@@ -69,7 +69,7 @@ pub struct SandboxSpec {
     pub volumes: Vec<Volume>,
     /// Free labels of the user.
     pub metadata: BTreeMap<String, String>,
-    /// Host name inside; default: the sandbox's id.
+    /// Host name inside; default: `sandbox` (which `/etc/hosts` of every template resolves).
     pub hostname: Option<String>,
 }
 

@@ -1,1 +1,16 @@
-//! x
+//! The warden, one per host, and the init of each sandbox, forked from it.
+//!
+//! Both are single-threaded and know no policy. The warden outlives the server: it holds the sandboxes, so a server can be
+//! killed and started again without them noticing. It reads nothing that comes from inside a sandbox.
+//! Knows nothing of HTTP, databases, users or templates.
+
+mod archive;
+mod daemon;
+mod exec;
+mod files;
+mod held;
+mod init;
+mod outbox;
+mod warden;
+
+pub use daemon::{WARDEN_NAME, connect, entry, fork_inherited, start_daemon};

@@ -1,0 +1,80 @@
+//! What all sandboxes of a host share, made once when the warden starts: facts about the kernel, the `/dev` every sandbox
+//! shows, the empty directory that hides parts of `/proc`, the compiled seccomp filter.
+
+use crate::{Step, dev, proc};
+use csb_sys::{mount::Tree, seccomp::Filter};
+use csb_wire::{Failure, Mode};
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Host {
+    /// What the warden can enforce.
+    pub mode: Mode,
+    /// Whether layers on this host's file system can be id-mapped (not where it is itself an overlay).
+    pub idmap: bool,
+    /// An empty directory of ours that every sandbox's own mount namespace mounts over while it is built.
+    pub(crate) stage: PathBuf,
+    /// `/dev` with its device nodes, read-only. None when rootless: nodes are then bound one by one.
+    pub(crate) dev: Option<Tree>,
+    /// An empty read-only directory.
+    pub(crate) nothing: Option<Tree>,
+    /// Paths of `/proc` to hide that exist on this kernel.
+    pub(crate) hidden: proc::Hidden,
+    /// The system call allowlist.
+    pub(crate) filter: Filter,
+    /// The warden's own uid and gid.
+    pub(crate) ids: (u32, u32),
+}
+
+impl Host {
+    /// Looks at the host and makes what is shared. `run_dir` is the warden's own directory.
+    pub fn prepare(run_dir: &Path) -> Result<Self, Failure> {
+        let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let mode = if ids.0 == 0 { Mode::Root } else { Mode::Rootless };
+        let stage = run_dir.join("stage");
+        fs::create_dir_all(&stage).step("make the stage directory")?;
+        let stage = fs::canonicalize(&stage).step("make the stage directory")?;
+        let root = mode == Mode::Root;
+        Ok(Self {
+            mode,
+            idmap: root && can_idmap(&stage),
+            stage,
+            dev: if root { Some(dev::shared()?) } else { None },
+            nothing: if root { Some(proc::nothing()?) } else { None },
+            hidden: proc::Hidden::on_this_kernel(),
+            filter: Filter::sandbox(),
+            ids,
+        })
+    }
+}
+
+impl Host {
+    /// Writes the id maps of a rootless init, which waits for them.
+    pub fn map_self(&self, pid: i32) -> std::io::Result<()> {
+        let one = |outside| [csb_sys::ns::IdRange { inside: 0, outside, count: 1 }];
+        csb_sys::ns::write_maps(pid, &one(self.ids.0), &one(self.ids.1), true)
+    }
+
+    /// What a child needs open to build a sandbox.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.dev.iter().chain(&self.nothing).map(|tree| tree.as_fd().as_raw_fd()).collect()
+    }
+}
+
+/// Tries it, rather than guess from the kind of file system.
+fn can_idmap(directory: &Path) -> bool {
+    use csb_sys::{
+        mount::Attributes,
+        ns::{IdRange, user_namespace},
+    };
+    let map = [IdRange { inside: 0, outside: crate::prepare::FIRST_ID, count: crate::prepare::IDS }];
+    let Ok(namespace) = user_namespace(&map, &map, false) else { return false };
+    Tree::copy(rustix::fs::CWD, directory, false)
+        .and_then(|tree| tree.restrict(Attributes::READ_ONLY, Some(namespace.as_fd()), false))
+        .is_ok()
+}

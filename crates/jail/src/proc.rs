@@ -1,0 +1,96 @@
+//! `/proc`: a fresh one for the sandbox's PID namespace, hiding what is not the sandbox's business.
+//!
+//! Mounted and masked before anything of a tenant runs, by descriptors, so that no link can lead a mask or a write elsewhere
+//! (CVE-2019-19921, CVE-2025-52881).
+
+use crate::Step;
+use csb_sys::mount::{Attributes, Tree, make_beneath, open_beneath};
+use csb_wire::Failure;
+use std::{fs, io, os::fd::OwnedFd, os::unix::fs::MetadataExt};
+
+/// Hidden whole: they tell of other processes and of the hardware, or have been ways out.
+const HIDE: [&str; 15] = [
+    "acpi",
+    "asound",
+    "driver",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "keys",
+    "key-users",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+    "cmdline",
+    "config.gz",
+];
+/// Shown but not writable.
+const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Which of them exist here and can be read by a stranger.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    directories: Vec<&'static str>,
+    files: Vec<&'static str>,
+    read_only: Vec<&'static str>,
+}
+
+impl Hidden {
+    pub(crate) fn on_this_kernel() -> Self {
+        let (mut directories, mut files) = (Vec::new(), Vec::new());
+        for name in HIDE {
+            match fs::metadata(format!("/proc/{name}")) {
+                Ok(meta) if meta.is_dir() => directories.push(name),
+                // What only the host's root can read, no sandbox can: its ids are others.
+                Ok(meta) if meta.mode() & 0o004 != 0 => files.push(name),
+                _ => {}
+            }
+        }
+        let read_only = READ_ONLY.into_iter().filter(|n| fs::metadata(format!("/proc/{n}")).is_ok()).collect();
+        Self { directories, files, read_only }
+    }
+}
+
+/// The empty read-only directory that hides others.
+pub(crate) fn nothing() -> Result<Tree, Failure> {
+    let options = [("size", Some("4k")), ("nr_inodes", Some("1")), ("mode", Some("0555"))];
+    Tree::new("tmpfs", &options, Attributes::READ_ONLY_NO_EXEC).step("make the mask")
+}
+
+/// Mounts `/proc` below `root` and masks it. Returns the unmasked directory, for the init's own use.
+pub(crate) fn attach(hidden: &Hidden, shared: Option<&Tree>, root: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let target = make_beneath(root, "proc").step("mount /proc")?;
+    // A user sees only own processes: the init, and other users' commands, are invisible (proc(5), `hidepid`).
+    let options = [("hidepid", Some("invisible"))];
+    let tree = Tree::new("proc", &options, Attributes::NO_EXEC).step("mount /proc")?;
+    tree.attach(target).step("mount /proc")?;
+    let proc = open_beneath(root, "proc").step("mount /proc")?;
+
+    let own;
+    let nothing = match shared {
+        Some(shared) => shared,
+        None => {
+            own = nothing()?;
+            &own
+        }
+    };
+    for name in &hidden.directories {
+        let mask = Tree::copy(nothing, "", false);
+        mask.and_then(|mask| mask.attach(open_beneath(&proc, name)?)).step("mask /proc")?;
+    }
+    for name in &hidden.files {
+        let mask = Tree::copy(root, "dev/null", false);
+        mask.and_then(|mask| mask.attach(open_beneath(&proc, name)?)).step("mask /proc")?;
+    }
+    for name in &hidden.read_only {
+        let again = || -> io::Result<()> {
+            let view = Tree::copy(&proc, name, false)?;
+            view.restrict(Attributes::READ_ONLY_NO_EXEC, None, false)?;
+            view.attach(open_beneath(&proc, name)?)
+        };
+        again().step("make parts of /proc read-only")?;
+    }
+    Ok(proc)
+}

@@ -1,0 +1,141 @@
+//! How a forked child of the init becomes a command of the tenant: identity, no capability, no way back.
+
+use crate::{Step, prepare::USER_ID};
+use csb_sys::{ns, process, seccomp::Filter};
+use csb_wire::{Failure, Mode};
+use rustix::fs::{FileType, Mode as FileMode, OFlags};
+use std::{
+    fs::File,
+    io,
+    io::Read,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
+
+/// The user a command runs as unless told otherwise.
+pub const DEFAULT_USER: &str = "user";
+const MOST_PASSWD: u64 = 1 << 20;
+
+/// What commands of one sandbox become.
+#[derive(Debug)]
+pub struct Tenant {
+    namespace: OwnedFd,
+    mode: Mode,
+    filter: Filter,
+    nofile: u32,
+}
+
+/// A user inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Login name; the number where it has none.
+    pub name: String,
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Home directory.
+    pub home: String,
+}
+
+impl Tenant {
+    pub(crate) fn new(namespace: OwnedFd, mode: Mode, filter: Filter, nofile: u32) -> Self {
+        Self { namespace, mode, filter, nofile }
+    }
+
+    /// The user namespace commands enter.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.namespace.as_raw_fd()
+    }
+
+    /// Gives up everything. `user` is looked up only when the host's rights are gone: `/etc/passwd` is the tenant's to write.
+    /// The error's `step` is `user` or `confine`.
+    pub fn become_user(&self, user: Option<&str>) -> Result<Account, Failure> {
+        // The OOM killer takes commands before the init.
+        std::fs::write("/proc/self/oom_score_adj", "500").step("confine")?;
+        process::limit(rustix::process::Resource::Nofile, self.nofile.into()).step("confine")?;
+        ns::enter_user(&self.namespace).step("confine")?;
+        let account = account(user.unwrap_or(DEFAULT_USER), read_passwd).step("user")?;
+        if self.mode == Mode::Rootless && account.uid != USER_ID {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "a rootless sandbox has one user, `user`");
+            return Err(crate::failure("user", &error));
+        }
+        process::lock_securebits().step("confine")?;
+        process::become_user(account.uid, account.gid, self.mode == Mode::Root).step("user")?;
+        process::keep_capabilities(&[]).step("confine")?;
+        process::set_no_new_privs().step("confine")?;
+        Ok(account)
+    }
+
+    /// Loads the system call allowlist: the last step before the tenant's own code, or our code on the tenant's behalf.
+    pub fn filter(&self) -> Result<(), Failure> {
+        self.filter.install().step("confine")
+    }
+}
+
+/// `/etc/passwd` of the sandbox, if it is a regular file of sane size; never waits (it could be a FIFO).
+fn read_passwd() -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open("/etc/passwd", flags, FileMode::empty())?;
+    let stat = rustix::fs::fstat(&fd)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "/etc/passwd is not a regular file"));
+    }
+    let mut text = Vec::new();
+    File::from(fd).take(MOST_PASSWD).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Finds a user by name or number. `root` and `user` need no look-up: every template has them.
+pub fn account(user: &str, passwd: impl FnOnce() -> io::Result<String>) -> io::Result<Account> {
+    let known = |name: &str, id: u32, home: &str| Account { name: name.into(), uid: id, gid: id, home: home.into() };
+    match user {
+        "root" | "0" => return Ok(known("root", 0, "/root")),
+        DEFAULT_USER | "1000" => return Ok(known(DEFAULT_USER, USER_ID, "/home/user")),
+        _ => {}
+    }
+    let number: Option<u32> = user.parse().ok();
+    for line in passwd().unwrap_or_default().lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        if let [name, _, uid, gid, _, home, ..] = fields[..]
+            && let (Ok(uid), Ok(gid)) = (uid.parse::<u32>(), gid.parse::<u32>())
+            && (name == user || number == Some(uid))
+        {
+            return Ok(Account { name: name.into(), uid, gid, home: home.into() });
+        }
+    }
+    match number {
+        Some(id) if id < crate::prepare::IDS - 1 => Ok(known(user, id, "/")),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, format!("no user `{user}` in this sandbox"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nbroken\nana:x:1001:1002:Ana:/home/ana:/bin/bash\n";
+
+    fn check(user: &str, expected: Option<(u32, u32, &str)>) {
+        let found = account(user, || Ok(PASSWD.into())).ok();
+        assert_eq!(found.as_ref().map(|a| (a.uid, a.gid, a.home.as_str())), expected, "{user}");
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        check("user", Some((1000, 1000, "/home/user")));
+        check("root", Some((0, 0, "/root")));
+        check("ana", Some((1001, 1002, "/home/ana")));
+        check("1001", Some((1001, 1002, "/home/ana")));
+        check("4242", Some((4242, 4242, "/")));
+        check("nobody-here", None);
+        check("65535", None);
+        check("4294967295", None);
+    }
+
+    #[test]
+    fn a_sandbox_without_passwd_still_has_its_two_users() {
+        let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
+        assert!(account("user", missing).is_ok());
+        assert!(account("ana", missing).is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! Namespaces as owned descriptors (namespaces(7), user_namespaces(7)).
+
+use crate::process::{self, CLONE_NEWUSER, Fork, SIGKILL};
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// One line of an id map: `count` ids from `inside` on are those from `outside` on in the parent namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Text of a map file.
+fn map_text(ranges: &[IdRange]) -> String {
+    ranges.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count)).collect()
+}
+
+/// Writes the id maps of `pid`'s user namespace. Without CAP_SETGID in the parent namespace `setgroups` must be given up first.
+pub fn write_maps(pid: i32, uids: &[IdRange], gids: &[IdRange], deny_setgroups: bool) -> io::Result<()> {
+    if deny_setgroups {
+        fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    }
+    fs::write(format!("/proc/{pid}/uid_map"), map_text(uids))?;
+    fs::write(format!("/proc/{pid}/gid_map"), map_text(gids))
+}
+
+/// A new user namespace below ours that no process is in. The caller has one thread.
+pub fn user_namespace(uids: &[IdRange], gids: &[IdRange], deny_setgroups: bool) -> io::Result<OwnedFd> {
+    let child = match process::fork(CLONE_NEWUSER, None)? {
+        Fork::Parent(pid) => pid,
+        Fork::Child => {
+            // Only holds the namespace open until the parent has a descriptor of it.
+            let _ = process::set_parent_death_signal(SIGKILL);
+            loop {
+                let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 60, tv_nsec: 0 });
+            }
+        }
+    };
+    let made = write_maps(child, uids, gids, deny_setgroups)
+        .and_then(|()| fs::File::open(format!("/proc/{child}/ns/user")).map(OwnedFd::from));
+    process::kill(child, SIGKILL)?;
+    process::wait(child)?;
+    made
+}
+
+/// Leaves the namespaces of `flags` for new ones.
+pub fn unshare(flags: i32) -> io::Result<()> {
+    // SAFETY: unshare takes an integer; descriptors and memory are not unshared by the namespace flags.
+    crate::check::check(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// Enters the user namespace behind a descriptor, with all capabilities there and none elsewhere.
+pub fn enter_user(namespace: impl AsFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: setns takes a descriptor and a flag.
+    crate::check::check(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), CLONE_NEWUSER) }).map(drop)
+}
+
+/// Inode of a process's cgroup namespace: a mark that its descendants inherit and none of them can change.
+pub fn cgroup_mark(proc: impl AsFd, pid: i32) -> io::Result<u64> {
+    Ok(rustix::fs::statat(proc, format!("{pid}/ns/cgroup"), rustix::fs::AtFlags::empty())?.st_ino)
+}

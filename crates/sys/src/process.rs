@@ -1,0 +1,367 @@
+//! Processes: birth, identity, privileges, end (clone(2), credentials(7), capabilities(7)).
+//!
+//! Children are made with a bare clone3 and no exec. Call it only where the process has one thread: another thread's locks
+//! would stay locked in the child for ever.
+
+use crate::check::{check, check_long};
+use std::{
+    ffi::{CStr, CString},
+    io, mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+pub use libc::{
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, SIGCHLD,
+    SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGWINCH,
+};
+/// A time namespace of its own (time_namespaces(7)); only clone3 and unshare take it.
+pub const CLONE_NEWTIME: i32 = 0x80;
+
+/// Which side of a clone we are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// In the new process.
+    Child,
+    /// In the old one; the child's pid as we see it.
+    Parent(i32),
+}
+
+/// Forks with the namespaces of `flags`, into cgroup `cgroup` where given (cgroup v2, Linux 5.7).
+/// The caller has one thread.
+pub fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: all-zero clone_args are valid; without CLONE_VM the child has its own copy of our memory and stack,
+    // as after fork(2).
+    unsafe {
+        let mut args: libc::clone_args = mem::zeroed();
+        args.flags = flags as u32 as u64;
+        args.exit_signal = SIGCHLD as u64;
+        if let Some(fd) = cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = fd.as_raw_fd() as u64;
+        }
+        match check_long(libc::syscall(libc::SYS_clone3, &args, mem::size_of_val(&args)))? {
+            0 => Ok(Fork::Child),
+            pid => Ok(Fork::Parent(pid as i32)),
+        }
+    }
+}
+
+/// Ends this process at once: no destructors, no flushing of what a parent also holds.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces the program; returns only on failure. The path is taken as it is.
+pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let list =
+        |of: &[CString]| -> Vec<*const libc::c_char> { of.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect() };
+    let (argv, env) = (list(argv), list(env));
+    // SAFETY: both lists are null-terminated and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// A child that has ended: its pid and wait status. `None` when none has (or there is none).
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: `status` is ours.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    (pid > 0).then_some((pid, status))
+}
+
+/// Waits for one child; its wait status.
+pub fn wait(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is ours.
+        match check(unsafe { libc::waitpid(pid, &mut status, 0) }) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|_| status),
+        }
+    }
+}
+
+/// What a wait status says: `Ok(exit code)` or `Err(signal)`.
+pub fn decode_status(status: i32) -> Result<i32, i32> {
+    if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) }
+}
+
+/// Sends a signal; a process (or, negative, a group) that no longer exists is not an error. Returns whether it existed.
+pub fn kill(pid: i32, signal: i32) -> io::Result<bool> {
+    // SAFETY: kill takes integers.
+    match check(unsafe { libc::kill(pid, signal) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Blocks `signals` and returns a descriptor that becomes readable when one arrives (signalfd(2)).
+pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset; a non-negative result is a new descriptor.
+    unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for s in signals {
+            check(libc::sigaddset(&mut set, *s))?;
+        }
+        check(libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut()))?;
+        Ok(OwnedFd::from_raw_fd(check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?))
+    }
+}
+
+/// Takes the next pending signal from `signal_fd`.
+pub fn next_signal(fd: impl AsFd) -> Option<i32> {
+    let mut bytes = [0u8; mem::size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::read(fd, &mut bytes) {
+        Ok(n) if n == bytes.len() => Some(i32::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))),
+        _ => None,
+    }
+}
+
+/// Default handlers and an empty mask: what a fresh program expects, whatever its parent did (Rust ignores SIGPIPE).
+pub fn reset_signals() {
+    // SAFETY: SIG_DFL is a valid handler; signals whose handler cannot be set answer EINVAL, which changes nothing.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+    }
+}
+
+fn prctl(option: i32, value: u64) -> io::Result<i32> {
+    // SAFETY: only called with options whose arguments are integers.
+    check(unsafe { libc::prctl(option, value, 0, 0, 0) })
+}
+
+/// `signal` when the parent dies. Cleared by a change of ids: set it after.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as u64).map(drop)
+}
+
+/// No core dump, no ptrace, no `/proc/self/{mem,environ,exe}` for others of the same user.
+pub fn set_undumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
+}
+
+/// Set-user-id bits and file capabilities give nothing from now on, for ever.
+pub fn set_no_new_privs() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// Name shown in `ps`, at most 15 bytes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: PR_SET_NAME reads at most 16 bytes of a NUL-terminated string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off: uid 0 is a number like any other.
+const SECUREBITS: u64 = 0xef;
+
+/// Locks the securebits, so that no uid carries privileges any more. Needs CAP_SETPCAP in the user namespace.
+pub fn lock_securebits() -> io::Result<()> {
+    prctl(libc::PR_SET_SECUREBITS, SECUREBITS).map(drop)
+}
+
+/// Capability numbers that an init keeps (capabilities(7)).
+pub mod cap {
+    /// Send signals to any process.
+    pub const KILL: u32 = 5;
+    /// Set group ids, write gid maps.
+    pub const SETGID: u32 = 6;
+    /// Set user ids, write uid maps.
+    pub const SETUID: u32 = 7;
+    /// Change the capability sets.
+    pub const SETPCAP: u32 = 8;
+    /// Look into any process.
+    pub const SYS_PTRACE: u32 = 19;
+    /// Namespaces and mounts.
+    pub const SYS_ADMIN: u32 = 21;
+}
+
+/// Leaves exactly `keep` in the effective and permitted sets, and nothing in the inheritable, ambient and bounding sets.
+/// Needs CAP_SETPCAP before, unless the bounding set is empty already.
+pub fn keep_capabilities(keep: &[u32]) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Default, Clone, Copy)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+
+    // Fails where the kernel has no ambient set (before 4.3); there is then nothing to clear.
+    let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64);
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability) {
+            Ok(_) => {}
+            // Past the last capability this kernel knows.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    let mut data = [Data::default(); 2];
+    for &capability in keep {
+        let word = &mut data[capability as usize / 32];
+        word.effective |= 1 << (capability % 32);
+        word.permitted |= 1 << (capability % 32);
+    }
+    let header = Header { version: VERSION_3, pid: 0 };
+    // SAFETY: version 3 takes a header and two data words, as laid out above.
+    check_long(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
+}
+
+/// Becomes `uid` and `gid` in every sense (real, effective, saved, file system), with no other group.
+/// `groups` says whether the supplementary groups can be set here (they cannot in a rootless namespace, which has none).
+pub fn become_user(uid: u32, gid: u32, groups: bool) -> io::Result<()> {
+    // SAFETY: the calls take integers; setgroups with 0 reads nothing. They are made by number because the C library's
+    // wrappers would signal all threads of a process that has only this one.
+    unsafe {
+        if groups {
+            check_long(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()))?;
+        }
+        check_long(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check_long(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+    }
+    Ok(())
+}
+
+/// Sets both limits of a resource, never above the hard limit in force.
+pub fn limit(resource: rustix::process::Resource, value: u64) -> io::Result<()> {
+    let now = rustix::process::getrlimit(resource);
+    let value = Some(now.maximum.map_or(value, |most| most.min(value)));
+    rustix::process::setrlimit(resource, rustix::process::Rlimit { current: value, maximum: value }).map_err(Into::into)
+}
+
+/// Closes every descriptor from `first` on (close_range(2)).
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: no owned descriptor is used after this call: callers exec or have moved what they keep below `first`.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Closes every descriptor but `keep`, which may hold any numbers in any order.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 0u32;
+    for fd in keep.into_iter().map(|fd| fd as u32).chain([u32::MAX]) {
+        if first < fd {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the caller names every descriptor that it goes on using.
+            check_long(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Makes `fd` the standard stream `number` (0 to 2) of this process, not close-on-exec.
+pub fn set_stdio(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    assert!((0..=2).contains(&number));
+    // SAFETY: dup2 onto a standard stream, whose number std's handles keep using validly.
+    unsafe {
+        if fd.as_raw_fd() == number {
+            return check(libc::fcntl(number, libc::F_SETFD, 0)).map(drop);
+        }
+        check(libc::dup2(fd.as_raw_fd(), number)).map(drop)
+    }
+}
+
+/// Takes over a descriptor that the parent left at a known number.
+/// The caller says, once in a process's life, that nothing else owns it.
+pub fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl fails for a number that is not open; the caller vouches that nobody else owns it.
+    unsafe {
+        check(libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC))?;
+        Ok(OwnedFd::from_raw_fd(number))
+    }
+}
+
+/// Starts `program` (an open, executable file, such as a sealed memfd) as a detached process in its own session, with `fds` at
+/// 3, 4, …, `/dev/null` for its standard streams but `stderr`, an empty environment, and `argv`.
+/// Safe in a process with threads: the child makes only async-signal-safe calls before the exec.
+pub fn spawn_detached(
+    program: BorrowedFd<'_>,
+    argv: &[CString],
+    env: &[CString],
+    stderr: BorrowedFd<'_>,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let list =
+        |of: &[CString]| -> Vec<*const libc::c_char> { of.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect() };
+    let (argv, env) = (list(argv), list(env));
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0.into())?;
+    // Numbers above all targets, so that no dup2 below overwrites a source that is still needed.
+    let high = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 100);
+    let (program, null, stderr) = (high(program)?, high(null.as_fd())?, high(stderr)?);
+    let held: Vec<OwnedFd> = fds.iter().map(|fd| high(*fd)).collect::<Result<_, _>>()?;
+    let sources: Vec<RawFd> = held.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: fork in a process that may have threads: the child only makes system calls on memory prepared above
+    // (no allocation, no lock) until execveat or _exit.
+    unsafe {
+        let pid = check(libc::fork())?;
+        if pid == 0 {
+            libc::setsid();
+            let second = libc::fork();
+            if second != 0 {
+                libc::_exit(if second < 0 { 1 } else { 0 });
+            }
+            libc::dup2(null.as_raw_fd(), 0);
+            libc::dup2(null.as_raw_fd(), 1);
+            libc::dup2(stderr.as_raw_fd(), 2);
+            for (i, fd) in sources.iter().enumerate() {
+                libc::dup2(*fd, 3 + i as RawFd);
+            }
+            for signal in 1..=64 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut set: libc::sigset_t = mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+            libc::chdir(c"/".as_ptr());
+            libc::umask(0o077);
+            // Everything else the parent had open has CLOEXEC or is closed here.
+            libc::syscall(libc::SYS_close_range, 3 + sources.len() as u32, u32::MAX, 4 /* CLOSE_RANGE_CLOEXEC */);
+            libc::syscall(
+                libc::SYS_execveat,
+                program.as_raw_fd(),
+                c"".as_ptr(),
+                argv.as_ptr(),
+                env.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+            libc::_exit(127);
+        }
+        let status = wait(pid)?;
+        match decode_status(status) {
+            Ok(0) => Ok(()),
+            _ => Err(io::Error::other("the child could not fork")),
+        }
+    }
+}
+
+/// A sealed, executable copy of this very program in memory: what runs from it can be changed by nobody, root included
+/// (memfd_create(2); the escape by overwriting the runtime's own binary is CVE-2019-5736).
+pub fn sealed_self() -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let mut from = std::fs::File::open("/proc/self/exe")?;
+    let fd = rustix::fs::memfd_create("csb", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut to = std::fs::File::from(fd);
+    io::copy(&mut from, &mut to)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&to, seals)?;
+    Ok(to.into())
+}

@@ -1,0 +1,148 @@
+//! How a warden comes to be: detached, from a sealed copy of this program, behind a socket in the data directory; or forked for
+//! one command.
+
+use crate::warden::{Warden, clear_leftovers};
+use csb_jail::Host;
+use csb_sys::{
+    cgroup,
+    packet::{Conn, Listener},
+    process::{self, Fork},
+};
+use rustix::fs::FlockOperation;
+use std::{
+    ffi::{CString, OsString},
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::{
+            ffi::OsStringExt,
+            fs::{DirBuilderExt, OpenOptionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+/// `argv[0]` of a warden: its only argument, so that `ps` in a sandbox has nothing to show of the host.
+pub const WARDEN_NAME: &str = "csb-warden";
+const LISTENER: i32 = 3;
+const DIRECTORY_VARIABLE: &str = "CSB_WARDEN_DIR";
+
+fn run_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("run")
+}
+
+fn socket_path(data_dir: &Path) -> PathBuf {
+    run_dir(data_dir).join("warden.sock")
+}
+
+/// Connects to the warden of a data directory, if one runs.
+pub fn connect(data_dir: &Path) -> io::Result<Option<Conn>> {
+    match short_connect(&socket_path(data_dir)) {
+        Ok(conn) => Ok(Some(conn)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Socket addresses hold 107 bytes; a longer path is reached through its directory's descriptor.
+fn short_connect(path: &Path) -> io::Result<Conn> {
+    let (_directory, short) = shorten(path)?;
+    Conn::connect(&short)
+}
+
+fn shorten(path: &Path) -> io::Result<(File, PathBuf)> {
+    let directory = File::open(path.parent().unwrap_or(Path::new(".")))?;
+    let name = path.file_name().unwrap_or_default();
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    Ok((directory, short))
+}
+
+/// Connects to the warden of a data directory, starting one where none runs. Whoever else starts one at the same moment
+/// waits, and finds it.
+pub fn start_daemon(data_dir: &Path) -> io::Result<Conn> {
+    let run = run_dir(data_dir);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&run)?;
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(run.join("warden.lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    if let Some(conn) = connect(data_dir)? {
+        return Ok(conn);
+    }
+    let path = socket_path(data_dir);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let (_directory, short) = shorten(&path)?;
+    let listener = Listener::bind(&short)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let log = File::options().create(true).append(true).mode(0o600).open(run.join("warden.log"))?;
+    let program = process::sealed_self()?;
+    let directory = fs::canonicalize(data_dir)?;
+    let mut variable = OsString::from(format!("{DIRECTORY_VARIABLE}="));
+    variable.push(&directory);
+    let text = |s: Vec<u8>| CString::new(s).map_err(io::Error::from);
+    let argv = [text(WARDEN_NAME.into())?];
+    let env = [text(variable.into_vec())?];
+    process::spawn_detached(program.as_fd(), &argv, &env, log.as_fd(), &[listener.as_fd()])?;
+    short_connect(&path)
+}
+
+/// Called first in `main`: if this process was started as a warden, runs it to its end.
+pub fn entry() -> Option<std::process::ExitCode> {
+    if std::env::args_os().next().as_deref() != Some(WARDEN_NAME.as_ref()) {
+        return None;
+    }
+    let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
+    let result = process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None));
+    match result {
+        Ok(()) => Some(std::process::ExitCode::SUCCESS),
+        Err(e) => {
+            eprintln!("csb-warden: {e}");
+            Some(std::process::ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Forks a warden for this process alone, which ends with the connection. The caller has one thread, and keeps `data_dir` until
+/// the warden has ended.
+pub fn fork_inherited(data_dir: &Path) -> io::Result<Conn> {
+    let (ours, theirs) = Conn::pair()?;
+    match process::fork(0, None)? {
+        Fork::Parent(_) => Ok(ours),
+        Fork::Child => {
+            drop(ours);
+            // A terminal's Ctrl-C is for the command, by way of its caller.
+            let _ = rustix::process::setsid();
+            let result = serve(data_dir, None, Some(theirs));
+            if let Err(e) = &result {
+                eprintln!("csb-warden: {e}");
+            }
+            process::exit_now(i32::from(result.is_err()))
+        }
+    }
+}
+
+fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<()> {
+    let shared = listener.is_some();
+    let run = run_dir(data_dir);
+    let refused = |e: cgroup::CgroupError| io::Error::new(e.source.kind(), format!("{e}: {}", e.source));
+    let cgroups = cgroup::Host::detect()?.root(&group_name(data_dir, shared)).map_err(refused)?;
+    if shared {
+        clear_leftovers(&cgroups).map_err(refused)?;
+    }
+    process::set_undumpable()?;
+    let host = Host::prepare(&run).map_err(|f| io::Error::other(f.to_string()))?;
+    Warden::new(host, cgroups, listener, conn)?.run()
+}
+
+/// One group for the warden of a data directory, whoever starts it; one of its own for a forked warden.
+fn group_name(data_dir: &Path, shared: bool) -> String {
+    if !shared {
+        return format!("csb-run-{}", std::process::id());
+    }
+    let mut hasher = DefaultHasher::new();
+    data_dir.hash(&mut hasher);
+    format!("csb-{:016x}", hasher.finish())
+}

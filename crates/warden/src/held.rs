@@ -1,0 +1,188 @@
+//! One sandbox as the warden holds it: made by `create`, given back by `give_back` when its init has ended.
+
+use crate::init;
+use csb_jail::{Host, Prepared, Step, build, failure, prepare};
+use csb_sys::{
+    cgroup::{self, CgroupError, Group, Root},
+    packet::Conn,
+    process::{self, Fork, SIGKILL},
+};
+use csb_types::{Limits, Usage};
+use csb_wire::{Failure, Jail, JailPlan, Mode};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) jail: Jail,
+    /// Server's end of the init's control socket.
+    pub(crate) control: Conn,
+    pub(crate) group: Group,
+    pub(crate) slot: u32,
+    /// Requests to answer when it is gone: connection and `seq`.
+    pub(crate) waiting: Vec<(u64, u64)>,
+}
+
+const NAMESPACES: i32 = process::CLONE_NEWNS
+    | process::CLONE_NEWPID
+    | process::CLONE_NEWIPC
+    | process::CLONE_NEWUTS
+    | process::CLONE_NEWNET
+    | process::CLONE_NEWTIME;
+
+/// Makes the cgroup and the process; the rest happens in the new process, which reports on its control socket.
+pub(crate) fn create(host: &Host, cgroups: &Root, plan: &JailPlan, slot: u32) -> Result<Held, Failure> {
+    let prepared = prepare(host, plan, slot)?;
+    let group = cgroups.create(plan.id.as_str(), &limits(&plan.limits)).map_err(refused)?;
+    match start(host, plan, &prepared, &group) {
+        Ok((pid, control)) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let jail = Jail {
+                id: plan.id.clone(),
+                pid,
+                created_ms: now.as_millis() as i64,
+                limits: plan.limits.clone(),
+                frozen: false,
+                first_uid: prepared.first_uid,
+            };
+            Ok(Held { jail, control, group, slot, waiting: Vec::new() })
+        }
+        Err(failure) => {
+            // The first error is the one to report; an empty group left behind is found again by `leftovers`.
+            let _ = group.remove();
+            Err(failure)
+        }
+    }
+}
+
+fn limits(of: &Limits) -> cgroup::Limits {
+    cgroup::Limits { memory: of.memory, cpu_milli: of.cpu_milli, pids: of.pids }
+}
+
+/// The kernel's answer, with the file it was about.
+fn kernel(error: CgroupError) -> io::Error {
+    io::Error::new(error.source.kind(), format!("{error}: {}", error.source))
+}
+
+fn refused(error: CgroupError) -> Failure {
+    csb_jail::failure(&error.to_string(), &error.source)
+}
+
+fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Result<(i32, Conn), Failure> {
+    let (ours, theirs) = Conn::pair().step("make the control socket")?;
+    let joins = group.join_fds().map_err(refused)?;
+    let directory = group.dir_fd().map_err(refused)?;
+    let mut flags = NAMESPACES;
+    // A rootless init has its rights only in a namespace of its own; its parent writes the maps, so it waits for them.
+    let rootless = host.mode == Mode::Rootless;
+    if rootless {
+        flags |= process::CLONE_NEWUSER;
+    }
+    let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
+    match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("make the process")? {
+        Fork::Child => {
+            drop(go);
+            become_init(host, plan, prepared, &joins, theirs, &wait);
+            process::exit_now(0)
+        }
+        Fork::Parent(pid) => {
+            drop(wait);
+            if rootless && let Err(e) = host.map_self(pid) {
+                process::kill(pid, SIGKILL).step("make the process")?;
+                return Err(failure("map the user", &e));
+            }
+            // The end of the pipe is the signal.
+            drop(go);
+            Ok((pid, ours))
+        }
+    }
+}
+
+/// In the new process.
+fn become_init(host: &Host, plan: &JailPlan, prepared: &Prepared, joins: &[OwnedFd], conn: Conn, wait: &OwnedFd) {
+    let result = (|| -> Result<_, Failure> {
+        // Until the maps are written we are nobody.
+        rustix::io::read(wait, &mut [0u8; 1]).step("wait for the warden")?;
+        Group::join(joins).step("enter the cgroup")?;
+        keep_only(host, prepared, &conn)?;
+        process::set_name(c"csb-init");
+        let built = build(host, plan, prepared)?;
+        process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
+        process::close_all_but(&[0, 1, 2, conn.as_raw_fd(), built.proc.as_raw_fd(), built.tenant.as_raw_fd()])
+            .step("close descriptors")?;
+        Ok(built)
+    })();
+    match result {
+        Ok(built) => {
+            // An error here is the loss of the control socket: the end.
+            let _ = init::run(conn, built);
+        }
+        Err(failure) => init::report_failure(&conn, failure),
+    }
+}
+
+/// Closes what the warden had open: other sandboxes' sockets above all.
+fn keep_only(host: &Host, prepared: &Prepared, conn: &Conn) -> Result<(), Failure> {
+    let mut keep: Vec<RawFd> = vec![conn.as_raw_fd()];
+    keep.extend(host.descriptors());
+    keep.extend(prepared.descriptors());
+    let null =
+        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty()).step("open /dev/null")?;
+    for number in 0..3 {
+        process::set_stdio(null.as_fd(), number).step("close descriptors")?;
+    }
+    drop(null);
+    keep.extend([0, 1, 2]);
+    process::close_all_but(&keep).step("close descriptors")
+}
+
+impl Held {
+    /// Ends every process. The kernel ends all others of the PID namespace when its init dies.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        if self.jail.frozen {
+            self.freeze(false)?;
+        }
+        process::kill(self.jail.pid, SIGKILL).map(drop)
+    }
+
+    /// Stops every process, or lets them go on.
+    pub(crate) fn freeze(&mut self, frozen: bool) -> io::Result<()> {
+        self.group.freeze(frozen).map_err(kernel)?;
+        self.jail.frozen = frozen;
+        Ok(())
+    }
+
+    /// Changes what can be changed on a living sandbox: memory, CPU, processes.
+    pub(crate) fn set_limits(&mut self, wanted: Limits) -> io::Result<()> {
+        self.group.set_limits(&limits(&wanted)).map_err(kernel)?;
+        self.jail.limits = wanted;
+        Ok(())
+    }
+
+    /// Counters of the cgroup and of the root file system.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        let counters = self.group.usage().map_err(kernel)?;
+        // The init's root is an overlay that we mounted; its numbers are those of the upper.
+        let root = rustix::fs::open(
+            format!("/proc/{}/root", self.jail.pid),
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )?;
+        let stat = rustix::fs::fstatvfs(root)?;
+        Ok(Usage {
+            cpu_usec: counters.cpu_usec,
+            memory: counters.memory,
+            memory_peak: counters.memory_peak,
+            pids: counters.pids,
+            oom_kills: counters.oom_kills,
+            pids_refused: counters.pids_refused,
+            disk: (stat.f_blocks - stat.f_bfree.min(stat.f_blocks)) * stat.f_frsize,
+            disk_limit: stat.f_blocks * stat.f_frsize,
+            inodes_free: stat.f_ffree,
+        })
+    }
+}

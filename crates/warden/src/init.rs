@@ -1,0 +1,232 @@
+//! The init of one sandbox: pid 1 of its PID namespace. Starts commands, reaps, reports; keeps a copy of the server's end of
+//! every pipe, so that a server's death breaks none.
+//! Reads only from its control socket, never what a tenant wrote.
+
+use crate::{exec, files, outbox::Outbox};
+use csb_jail::Built;
+use csb_sys::{
+    ns,
+    packet::Conn,
+    process::{self, SIGCHLD, SIGKILL},
+};
+use csb_types::ExecId;
+use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
+use rustix::event::{PollFd, PollFlags};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::Instant,
+};
+
+/// Times the tree of an exec is searched for survivors before everything in the sandbox is stopped.
+const KILL_PASSES: usize = 64;
+
+struct Record {
+    pid: i32,
+    /// Cgroup namespace of the exec, which all its descendants share and none can leave.
+    mark: u64,
+    since: Instant,
+    ended: Option<(i32, u64)>,
+    pty: bool,
+    /// `[stdout_r, stderr_r]`, or the terminal's master.
+    outputs: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+}
+
+struct Init {
+    conn: Conn,
+    built: Built,
+    execs: HashMap<ExecId, Record>,
+    by_pid: HashMap<i32, ExecId>,
+    outbox: Outbox,
+}
+
+/// Serves the control socket until every server end of it is closed, which is the end of the sandbox.
+pub(crate) fn run(conn: Conn, built: Built) -> io::Result<()> {
+    let signals = process::signal_fd(&[SIGCHLD])?;
+    conn.set_nonblocking(true)?;
+    let mut init = Init { conn, built, execs: HashMap::new(), by_pid: HashMap::new(), outbox: Outbox::default() };
+    init.say(&FromInit::Ready, vec![]);
+    loop {
+        init.outbox.flush(&init.conn)?;
+        let mut wanted = PollFlags::IN;
+        wanted.set(PollFlags::OUT, !init.outbox.is_empty());
+        let mut polled = [PollFd::new(&init.conn, wanted), PollFd::new(&signals, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let (talk, child) = (polled[0].revents(), polled[1].revents());
+        if !child.is_empty() {
+            while process::next_signal(&signals).is_some() {}
+            init.reap();
+        }
+        if talk.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            match init.conn.recv() {
+                Ok(Some((bytes, fds))) => match decode(&bytes) {
+                    Ok(request) => init.serve(request, fds),
+                    // A server of another version cannot have got this far; ignoring keeps the sandbox alive.
+                    Err(_) => continue,
+                },
+                Ok(None) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // A frame that arrived without its descriptors (none left): the request is lost, the sandbox is not.
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Init {
+    fn say(&mut self, frame: &FromInit, fds: Vec<OwnedFd>) {
+        self.outbox.push(encode(frame), fds);
+    }
+
+    fn serve(&mut self, request: ToInit, fds: Vec<OwnedFd>) {
+        match request {
+            ToInit::Exec(plan) => self.exec(&plan, fds),
+            ToInit::File { user, request } => self.file(user, &request, fds),
+            ToInit::Signal { exec, signal, tree } => self.signal(&exec, signal, tree),
+            ToInit::CloseStdin { exec } => {
+                if let Some(record) = self.execs.get_mut(&exec) {
+                    record.stdin = None;
+                }
+            }
+            ToInit::Forget { exec } => {
+                if self.execs.get(&exec).is_some_and(|r| r.ended.is_some()) {
+                    self.execs.remove(&exec);
+                }
+            }
+            ToInit::Report => self.report(),
+        }
+    }
+
+    fn exec(&mut self, plan: &ExecPlan, fds: Vec<OwnedFd>) {
+        match exec::start(plan, fds, &self.built.tenant) {
+            Ok(started) => {
+                let mark = ns::cgroup_mark(&self.built.proc, started.pid).unwrap_or(0);
+                let master = if plan.pty.is_some() {
+                    started.outputs.iter().filter_map(|fd| fd.try_clone().ok()).collect()
+                } else {
+                    vec![]
+                };
+                self.by_pid.insert(started.pid, plan.id.clone());
+                self.execs.insert(
+                    plan.id.clone(),
+                    Record {
+                        pid: started.pid,
+                        mark,
+                        since: started.at,
+                        ended: None,
+                        pty: plan.pty.is_some(),
+                        outputs: started.outputs,
+                        stdin: started.stdin,
+                    },
+                );
+                self.say(&FromInit::Started { exec: plan.id.clone(), pid: started.pid }, master);
+            }
+            Err(failure) => self.say(&FromInit::NotStarted { exec: plan.id.clone(), failure }, vec![]),
+        }
+    }
+
+    fn file(&mut self, user: Option<String>, request: &FileRequest, mut fds: Vec<OwnedFd>) {
+        let Some(socket) = fds.pop() else { return };
+        if let Err(failure) = files::start(user.as_deref(), request, &socket, &self.built.tenant) {
+            files::refuse(&socket, &failure);
+        }
+    }
+
+    fn signal(&mut self, exec: &ExecId, signal: i32, tree: bool) {
+        let Some(record) = self.execs.get(exec) else { return };
+        let (pid, mark) = (record.pid, record.mark);
+        if !tree {
+            // Once it is reaped its number may be another's.
+            if record.ended.is_none() && !process::kill(-pid, signal).unwrap_or(false) {
+                let _ = process::kill(pid, signal);
+            }
+            return;
+        }
+        let passes = if signal == SIGKILL { KILL_PASSES } else { 1 };
+        for _ in 0..passes {
+            if self.signal_marked(mark, signal) == 0 {
+                return;
+            }
+        }
+        if signal == SIGKILL {
+            // It forks faster than we can look: only the whole sandbox at once is fast enough.
+            let _ = process::kill(-1, SIGKILL);
+        }
+    }
+
+    /// Signals every living process with `mark`; how many there were.
+    fn signal_marked(&self, mark: u64, signal: i32) -> usize {
+        let Ok(entries) = rustix::fs::openat(
+            &self.built.proc,
+            ".",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .and_then(rustix::fs::Dir::new) else {
+            return 0;
+        };
+        let mut found = 0;
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            // A zombie has no namespaces any more, so the dead are not counted.
+            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) {
+                found += 1;
+                let _ = process::kill(pid, signal);
+            }
+        }
+        found
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, status)) = process::reap() {
+            let Some(id) = self.by_pid.remove(&pid) else { continue };
+            let Some(record) = self.execs.get_mut(&id) else { continue };
+            let duration_usec = record.since.elapsed().as_micros() as u64;
+            record.ended = Some((status, duration_usec));
+            record.stdin = None;
+            self.say(&FromInit::Exited { exec: id, status, duration_usec }, vec![]);
+        }
+    }
+
+    fn report(&mut self) {
+        let mut frames = Vec::new();
+        for (id, record) in &self.execs {
+            let fds: io::Result<Vec<OwnedFd>> =
+                record.outputs.iter().chain(&record.stdin).map(OwnedFd::try_clone).collect();
+            // Out of descriptors: the server sees fewer and says so; the next report may do better.
+            let Ok(fds) = fds else { continue };
+            let frame = FromInit::Known {
+                exec: id.clone(),
+                pid: record.pid,
+                ended: record.ended,
+                age_usec: record.since.elapsed().as_micros() as u64,
+                pty: record.pty,
+                stdin: record.stdin.is_some(),
+            };
+            frames.push((frame, fds));
+        }
+        for (frame, fds) in frames {
+            self.say(&frame, fds);
+        }
+        self.say(&FromInit::KnownEnd, vec![]);
+    }
+}
+
+/// What a fresh child of the init keeps open: its streams and `keep`.
+pub(crate) fn only(keep: &[&OwnedFd]) -> io::Result<()> {
+    let mut all = vec![0, 1, 2];
+    all.extend(keep.iter().map(|fd| fd.as_fd().as_raw_fd()));
+    process::close_all_but(&all)
+}
+
+/// Tells the server why there will be no sandbox.
+pub(crate) fn report_failure(conn: &Conn, failure: Failure) {
+    // The server may be gone; then nobody waits for the reason.
+    let _ = conn.send(&encode(&FromInit::Failed(failure)), &[]);
+}

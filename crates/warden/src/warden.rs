@@ -1,0 +1,346 @@
+//! The warden's loop: one server at a time, its requests, the ends of sandboxes.
+
+use crate::{
+    held::{self, Held},
+    outbox::Outbox,
+};
+use csb_jail::{Host, failure};
+use csb_sys::{
+    cgroup::{CgroupError, Group, Root},
+    packet::{Conn, Listener},
+    process::{self, SIGCHLD, SIGINT, SIGTERM},
+};
+use csb_types::SandboxId;
+use csb_wire::{Failure, FromWarden, JailPlan, ToWarden, VERSION, decode, encode};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::{collections::HashMap, io, os::fd::OwnedFd};
+
+/// Frames a server may leave untaken before it is given up.
+const MOST_WAITING: usize = 200_000;
+/// Requests served before signals are looked at again.
+const BATCH: usize = 16;
+
+/// A connected server.
+struct Server {
+    conn: Conn,
+    /// Tells connections apart, so that an answer never reaches another server than the one that asked.
+    number: u64,
+    outbox: Outbox,
+}
+
+/// See the module.
+pub(crate) struct Warden {
+    host: Host,
+    cgroups: Root,
+    listener: Option<Listener>,
+    server: Option<Server>,
+    connections: u64,
+    held: HashMap<SandboxId, Held>,
+    by_pid: HashMap<i32, SandboxId>,
+    slots: Vec<bool>,
+    /// Cgroups that were still busy when their sandbox ended.
+    dying: Vec<String>,
+    stopping: Option<(u64, u64)>,
+    ending: bool,
+}
+
+impl Warden {
+    /// With a `listener` it serves one server after another; without, it ends with its only connection.
+    pub(crate) fn new(host: Host, cgroups: Root, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<Self> {
+        let mut warden = Self {
+            host,
+            cgroups,
+            listener,
+            server: None,
+            connections: 0,
+            held: HashMap::new(),
+            by_pid: HashMap::new(),
+            slots: Vec::new(),
+            dying: Vec::new(),
+            stopping: None,
+            ending: false,
+        };
+        if let Some(conn) = conn {
+            warden.accept(conn)?;
+        }
+        Ok(warden)
+    }
+
+    /// Runs until told to stop, and until every sandbox is gone then.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT])?;
+        loop {
+            self.flush();
+            self.bury();
+            if self.ending && self.held.is_empty() {
+                self.finish();
+                return Ok(());
+            }
+            self.turn(&signals)?;
+        }
+    }
+
+    fn turn(&mut self, signals: &OwnedFd) -> io::Result<()> {
+        let mut polled = vec![PollFd::new(signals, PollFlags::IN)];
+        let serving = self.server.is_some();
+        if let Some(server) = &self.server {
+            let mut wanted = PollFlags::IN;
+            wanted.set(PollFlags::OUT, !server.outbox.is_empty());
+            polled.push(PollFd::new(&server.conn, wanted));
+        }
+        if let Some(listener) = &self.listener {
+            polled.push(PollFd::new(listener, PollFlags::IN));
+        }
+        let soon = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let timeout = (!self.dying.is_empty()).then_some(&soon);
+        match rustix::event::poll(&mut polled, timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let signalled = !polled[0].revents().is_empty();
+        let talking = serving && polled[1].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+        let calling = self.listener.is_some() && !polled[polled.len() - 1].revents().is_empty();
+        if signalled {
+            while let Some(signal) = process::next_signal(signals) {
+                if signal != SIGCHLD {
+                    self.end_all();
+                }
+            }
+            self.reap();
+        }
+        if talking {
+            self.listen();
+        }
+        if calling && let Some(listener) = &self.listener {
+            match listener.accept() {
+                Ok(conn) => self.accept(conn)?,
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
+                // No descriptor left for a new server: the sandboxes go on, the server tries again.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, conn: Conn) -> io::Result<()> {
+        // The socket's mode keeps others out; this is for the day somebody changes it.
+        let peer = conn.peer_uid()?;
+        if peer != rustix::process::geteuid().as_raw() && peer != 0 {
+            return Ok(());
+        }
+        conn.set_nonblocking(true)?;
+        self.connections += 1;
+        self.server = Some(Server { conn, number: self.connections, outbox: Outbox::default() });
+        Ok(())
+    }
+
+    fn lose_server(&mut self) {
+        self.server = None;
+        if self.listener.is_none() {
+            self.end_all();
+        }
+    }
+
+    fn listen(&mut self) {
+        for _ in 0..BATCH {
+            let Some(server) = &self.server else { return };
+            match server.conn.recv() {
+                Ok(Some((bytes, _))) => match decode(&bytes) {
+                    Ok(request) => self.serve(request),
+                    Err(_) => return self.lose_server(),
+                },
+                Ok(None) => return self.lose_server(),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.lose_server(),
+            }
+        }
+    }
+
+    fn say(&mut self, frame: &FromWarden, fds: Vec<OwnedFd>) {
+        if let Some(server) = &mut self.server {
+            server.outbox.push(encode(frame), fds);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(server) = &mut self.server {
+            let lost = server.outbox.flush(&server.conn).is_err() || server.outbox.len() > MOST_WAITING;
+            if lost {
+                self.lose_server();
+            }
+        }
+    }
+
+    fn answer(&mut self, seq: u64, done: Result<(), Failure>) {
+        match done {
+            Ok(()) => self.say(&FromWarden::Done { seq }, vec![]),
+            Err(failure) => self.say(&FromWarden::Failed { seq, failure }, vec![]),
+        }
+    }
+
+    fn serve(&mut self, request: ToWarden) {
+        match request {
+            ToWarden::Hello { version } => self.hello(version),
+            ToWarden::Create { seq, plan } => self.create(seq, &plan),
+            ToWarden::Release { seq, id } => self.release(seq, &id),
+            ToWarden::Freeze { seq, id, frozen } => {
+                let done = self.with(&id, |held| held.freeze(frozen));
+                self.answer(seq, done);
+            }
+            ToWarden::SetLimits { seq, id, limits } => {
+                let done = self.with(&id, |held| held.set_limits(limits));
+                self.answer(seq, done);
+            }
+            ToWarden::Usage { seq, id } => match self.with(&id, |held| held.usage()) {
+                Ok(usage) => self.say(&FromWarden::Usage { seq, usage }, vec![]),
+                Err(failure) => self.answer(seq, Err(failure)),
+            },
+            ToWarden::Stop { seq } => {
+                self.stopping = self.server.as_ref().map(|s| (s.number, seq));
+                self.end_all();
+            }
+        }
+    }
+
+    fn with<T>(&mut self, id: &SandboxId, act: impl FnOnce(&mut Held) -> io::Result<T>) -> Result<T, Failure> {
+        let held = self.held.get_mut(id).ok_or_else(|| unknown(id))?;
+        act(held).map_err(|e| failure("change the sandbox", &e))
+    }
+
+    fn hello(&mut self, version: u32) {
+        let welcome = FromWarden::Welcome {
+            version: VERSION,
+            pid: std::process::id() as i32,
+            mode: self.host.mode,
+            held: self.held.len() as u32,
+        };
+        self.say(&welcome, vec![]);
+        if version != VERSION {
+            return;
+        }
+        let mut frames = Vec::with_capacity(self.held.len());
+        for held in self.held.values() {
+            if let Ok(control) = held.control.try_clone() {
+                frames.push((FromWarden::Held(held.jail.clone()), control));
+            }
+        }
+        for (frame, control) in frames {
+            self.say(&frame, vec![control.into()]);
+        }
+    }
+
+    fn create(&mut self, seq: u64, plan: &JailPlan) {
+        if self.held.contains_key(&plan.id) || self.ending {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return self.answer(seq, Err(failure("take the id", &error)));
+        }
+        let slot = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len()) as u32;
+        let made = held::create(&self.host, &self.cgroups, plan, slot).map(|held| {
+            let control = held.control.try_clone().map_err(|e| failure("share the control socket", &e));
+            (control, held)
+        });
+        match made {
+            Ok((control, held)) => {
+                if slot as usize == self.slots.len() {
+                    self.slots.push(true);
+                } else {
+                    self.slots[slot as usize] = true;
+                }
+                let jail = held.jail.clone();
+                self.by_pid.insert(jail.pid, jail.id.clone());
+                self.held.insert(jail.id.clone(), held);
+                match control {
+                    Ok(control) => self.say(&FromWarden::Created { seq, jail }, vec![control.into()]),
+                    Err(failure) => {
+                        self.end(&jail.id);
+                        self.answer(seq, Err(failure));
+                    }
+                }
+            }
+            Err(failure) => self.answer(seq, Err(failure)),
+        }
+    }
+
+    fn release(&mut self, seq: u64, id: &SandboxId) {
+        let Some(number) = self.server.as_ref().map(|s| s.number) else { return };
+        match self.held.get_mut(id) {
+            // Nothing is left of it, which is what was asked for.
+            None => self.answer(seq, Ok(())),
+            Some(held) => {
+                held.waiting.push((number, seq));
+                self.end(id);
+            }
+        }
+    }
+
+    fn end(&mut self, id: &SandboxId) {
+        if let Some(held) = self.held.get_mut(id) {
+            // A group that cannot be thawed still dies when its processes are killed; the reaper sees it then.
+            let _ = held.kill();
+        }
+    }
+
+    fn end_all(&mut self) {
+        self.ending = true;
+        for held in self.held.values_mut() {
+            let _ = held.kill();
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, status)) = process::reap() {
+            let Some(id) = self.by_pid.remove(&pid) else { continue };
+            let Some(held) = self.held.remove(&id) else { continue };
+            self.slots[held.slot as usize] = false;
+            self.dying.push(held.group.id().to_owned());
+            self.bury();
+            self.say(&FromWarden::Gone { id, status }, vec![]);
+            let number = self.server.as_ref().map(|s| s.number);
+            for (asker, seq) in held.waiting {
+                if Some(asker) == number {
+                    self.say(&FromWarden::Done { seq }, vec![]);
+                }
+            }
+        }
+    }
+
+    /// Removes cgroups whose last process has just gone; what is still busy is tried again.
+    fn bury(&mut self) {
+        self.dying.retain(|id| {
+            let removed = self.cgroups.open(id).and_then(Group::remove);
+            removed.is_err_and(|e| e.source.kind() == io::ErrorKind::ResourceBusy)
+        });
+    }
+
+    fn finish(&mut self) {
+        for _ in 0..500 {
+            self.bury();
+            if self.dying.is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // Empty now, unless another warden shares it.
+        let _ = self.cgroups.clone().remove();
+        if let (Some((number, seq)), Some(server)) = (self.stopping, &self.server)
+            && number == server.number
+        {
+            self.say(&FromWarden::Done { seq }, vec![]);
+            self.flush();
+        }
+    }
+}
+
+fn unknown(id: &SandboxId) -> Failure {
+    Failure { step: "find the sandbox".into(), message: format!("no sandbox {id} on this host"), errno: libc::ENOENT }
+}
+
+/// Ends what a warden that died left behind: its sandboxes died with it, their cgroups did not.
+pub(crate) fn clear_leftovers(cgroups: &Root) -> Result<(), CgroupError> {
+    for id in cgroups.leftovers()? {
+        let group = cgroups.open(&id)?;
+        group.kill()?;
+        group.remove()?;
+    }
+    Ok(())
+}
