@@ -111,7 +111,7 @@ fn become_command(
     tenant: &Tenant,
     report: &OwnedFd,
 ) -> Result<std::convert::Infallible, Failure> {
-    process::reset_signals();
+    process::unblock_signals();
     rustix::process::setsid().step("confine")?;
     csb_sys::ns::unshare(CLONE_NEWCGROUP).step("confine")?;
     for number in 0..3 {
