@@ -11,19 +11,16 @@ use csb_sys::{
 };
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
-use rustix::{
-    event::{PollFd, PollFlags},
-    fs::{Mode, OFlags},
-};
+use rustix::event::{PollFd, PollFlags};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Instant,
 };
 
-/// Times the tree of an exec is searched for new processes before everything in the sandbox is stopped.
-const MOST_PASSES: usize = 200;
+/// Times the tree of an exec is searched for survivors before everything in the sandbox is stopped.
+const KILL_PASSES: usize = 64;
 
 struct Record {
     pid: i32,
@@ -107,8 +104,9 @@ impl Init {
     }
 
     fn exec(&mut self, plan: &ExecPlan, fds: Vec<OwnedFd>) {
-        match exec::start(plan, fds, &self.built) {
+        match exec::start(plan, fds, &self.built.tenant) {
             Ok(started) => {
+                let mark = ns::cgroup_mark(&self.built.proc, started.pid).unwrap_or(0);
                 let master = if plan.pty.is_some() {
                     started.outputs.iter().filter_map(|fd| fd.try_clone().ok()).collect()
                 } else {
@@ -119,7 +117,7 @@ impl Init {
                     plan.id.clone(),
                     Record {
                         pid: started.pid,
-                        mark: started.mark,
+                        mark,
                         since: started.at,
                         ended: None,
                         pty: plan.pty.is_some(),
@@ -150,32 +148,35 @@ impl Init {
             }
             return;
         }
-        // A process with SIGKILL pending forks no more, so a pass that meets only processes signalled before it is the last.
-        let mut met = HashSet::new();
-        for _ in 0..MOST_PASSES {
-            if !self.signal_marked(mark, signal, &mut met) || signal != SIGKILL {
+        let passes = if signal == SIGKILL { KILL_PASSES } else { 1 };
+        for _ in 0..passes {
+            if self.signal_marked(mark, signal) == 0 {
                 return;
             }
         }
-        // It forks faster than we can look: only the whole sandbox at once is fast enough.
-        let _ = process::kill(-1, SIGKILL);
+        if signal == SIGKILL {
+            // It forks faster than we can look: only the whole sandbox at once is fast enough.
+            let _ = process::kill(-1, SIGKILL);
+        }
     }
 
-    /// Signals every living process with `mark` that was not met before; whether there was one.
-    fn signal_marked(&self, mark: u64, signal: i32, met: &mut HashSet<i32>) -> bool {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(entries) =
-            rustix::fs::openat(&self.built.proc, ".", flags, Mode::empty()).and_then(rustix::fs::Dir::new)
-        else {
-            return false;
+    /// Signals every living process with `mark`; how many there were.
+    fn signal_marked(&self, mark: u64, signal: i32) -> usize {
+        let Ok(entries) = rustix::fs::openat(
+            &self.built.proc,
+            ".",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .and_then(rustix::fs::Dir::new) else {
+            return 0;
         };
-        let mut found = false;
+        let mut found = 0;
         for entry in entries.flatten() {
             let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
-            // A zombie has no namespaces any more, so the dead are not met.
-            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) && met.insert(pid) {
-                found = true;
-                // It may have ended since; that is what was wanted.
+            // A zombie has no namespaces any more, so the dead are not counted.
+            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) {
+                found += 1;
                 let _ = process::kill(pid, signal);
             }
         }

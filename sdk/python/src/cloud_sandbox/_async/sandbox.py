@@ -1,0 +1,334 @@
+"""A sandbox: what runs in it, what it may use, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Optional, Union, overload
+
+from .. import _payload, _sse
+from .._payload import Command, Input
+from .._retry import Safety
+from ..errors import ExecEnded, ProtocolError, SandboxNotFound
+from ..models import CommandResult, ExecInfo, OutputChunk, ResourceRequest, SandboxInfo, SandboxStats
+from . import shims
+from .client import AsyncClient
+from .files import AsyncFiles
+from .output import Collector, start
+from .process import AsyncProcess
+
+
+class AsyncSandbox(AsyncFiles):
+    """A confined process tree with its files.
+
+    As a context manager, one that was made by `create` is released at the end; one found by `connect` is left running.
+    """
+
+    def __init__(self, client: AsyncClient, info: SandboxInfo, *, owns_client: bool, release: bool) -> None:
+        self._client = client
+        self._transport = client.transport
+        self._path = f"/api/v1/sandboxes/{info.sandbox_id}"
+        self._owns_client = owns_client
+        self._release = release
+        self.info = info
+        """What was last known of it; `refresh()` asks again."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sandbox_id!r}, state={self.info.state!r})"
+
+    @property
+    def sandbox_id(self) -> str:
+        """Its id; `Sandbox.connect(sandbox_id)` finds it again."""
+        return self.info.sandbox_id
+
+    @property
+    def id(self) -> str:
+        """The same as `sandbox_id`."""
+        return self.info.sandbox_id
+
+    # -- making and finding -----------------------------------------------------------------------------------
+
+    @classmethod
+    async def create(
+        cls,
+        base_url: Optional[str] = None,
+        user_id: Optional[str] = None,
+        api_key: Optional[str] = None,
+        *,
+        template: Optional[str] = None,
+        resources: Optional[ResourceRequest] = None,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+        metadata: Optional[Mapping[str, str]] = None,
+        sandbox: Optional[Mapping[str, Any]] = None,
+        network: Optional[str] = None,
+        storage: Optional[str] = None,
+        hostname: Optional[str] = None,
+        idempotency_key: Optional[str] = None,
+        client: Optional[AsyncClient] = None,
+        **connection: Any,
+    ) -> AsyncSandbox:
+        """Makes a sandbox.
+
+        `timeout` is its lifetime in seconds; `sandbox={"kind": …}` chooses the isolation. Without `client`, the
+        server is `base_url`, `CLOUD_SANDBOX_URL`, `CSB_SERVER` or http://127.0.0.1:8080, and further keywords
+        (`token`, `request_timeout`, `max_retries`, …) go to `Client`.
+        """
+        owner = client or AsyncClient(base_url, user_id=user_id, api_key=api_key, **connection)
+        body = _payload.sandbox_request(
+            template, resources, timeout, env, metadata, sandbox, network, storage, hostname
+        )
+        try:
+            info = await owner.create_sandbox(body, idempotency_key=idempotency_key)
+        except BaseException:
+            if client is None:
+                await owner.aclose()
+            raise
+        return cls(owner, info, owns_client=client is None, release=True)
+
+    @classmethod
+    async def connect(
+        cls,
+        sandbox_id: str,
+        base_url: Optional[str] = None,
+        user_id: Optional[str] = None,
+        api_key: Optional[str] = None,
+        *,
+        client: Optional[AsyncClient] = None,
+        **connection: Any,
+    ) -> AsyncSandbox:
+        """Finds a sandbox that exists."""
+        owner = client or AsyncClient(base_url, user_id=user_id, api_key=api_key, **connection)
+        try:
+            info = await owner.get_sandbox(sandbox_id)
+        except BaseException:
+            if client is None:
+                await owner.aclose()
+            raise
+        return cls(owner, info, owns_client=client is None, release=False)
+
+    @classmethod
+    async def list(
+        cls,
+        base_url: Optional[str] = None,
+        user_id: Optional[str] = None,
+        api_key: Optional[str] = None,
+        *,
+        state: Optional[str] = None,
+        client: Optional[AsyncClient] = None,
+        **connection: Any,
+    ) -> list[SandboxInfo]:
+        """All sandboxes of the user."""
+        owner = client or AsyncClient(base_url, user_id=user_id, api_key=api_key, **connection)
+        try:
+            return [info async for info in owner.iter_sandboxes(state=state)]
+        finally:
+            if client is None:
+                await owner.aclose()
+
+    async def __aenter__(self) -> AsyncSandbox:
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        try:
+            if self._release:
+                await self.release()
+        finally:
+            await self.aclose()
+
+    async def release(self) -> None:
+        """Ends the sandbox with all its processes and files. One that is gone already counts as released."""
+        with contextlib.suppress(SandboxNotFound):
+            await self._transport.request("DELETE", self._path, safety=Safety.REPEATABLE)
+        self._release = False
+
+    async def aclose(self) -> None:
+        """Closes the connections of this object; the sandbox lives on."""
+        if self._owns_client:
+            await self._client.aclose()
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    async def run_code(
+        self,
+        code: str,
+        language: str = "python",
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: Input = None,
+        on_stdout: Optional[shims.TextSink] = None,
+        on_stderr: Optional[shims.TextSink] = None,
+        max_output_bytes: Optional[int] = None,
+    ) -> CommandResult:
+        """Runs source code and returns its result; `on_stdout` and `on_stderr` get the output as it comes.
+
+        `timeout` (seconds) kills it and everything it started.
+        """
+        inline, behind = _payload.split_stdin(stdin)
+        body = _payload.code_request(code, language, env, cwd, inline, timeout, max_output_bytes)
+        return await self._run(f"{self._path}/run-code", body, behind, on_stdout, on_stderr)
+
+    @overload
+    async def run_command(
+        self,
+        command: Command,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: Input = None,
+        on_stdout: Optional[shims.TextSink] = None,
+        on_stderr: Optional[shims.TextSink] = None,
+        user: Optional[str] = None,
+        max_output_bytes: Optional[int] = None,
+        background: Literal[False] = False,
+    ) -> CommandResult: ...
+
+    @overload
+    async def run_command(
+        self,
+        command: Command,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: Input = None,
+        on_stdout: Optional[shims.TextSink] = None,
+        on_stderr: Optional[shims.TextSink] = None,
+        user: Optional[str] = None,
+        max_output_bytes: Optional[int] = None,
+        *,
+        background: Literal[True],
+    ) -> AsyncProcess: ...
+
+    async def run_command(
+        self,
+        command: Command,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        stdin: Input = None,
+        on_stdout: Optional[shims.TextSink] = None,
+        on_stderr: Optional[shims.TextSink] = None,
+        user: Optional[str] = None,
+        max_output_bytes: Optional[int] = None,
+        background: bool = False,
+    ) -> Union[CommandResult, AsyncProcess]:
+        """Runs a shell line, or a program with arguments (a list), and returns its result.
+
+        With `background=True` it returns a `Process` at once; callbacks then go to `process.stream(…)`.
+        """
+        if background:
+            if on_stdout is not None or on_stderr is not None:
+                raise ValueError("with background=True, give callbacks to process.stream(on_stdout, on_stderr)")
+            inline, behind = _payload.split_stdin(stdin)
+            process = await self.start(
+                command,
+                env=env,
+                cwd=cwd,
+                user=user,
+                stdin=True if inline is None and behind is not None else inline,
+                timeout=timeout,
+                max_output_bytes=max_output_bytes,
+            )
+            if behind is not None:
+                await _feed(process, behind)
+            return process
+        inline, behind = _payload.split_stdin(stdin)
+        body = _payload.exec_request(command, env, cwd, user, inline, timeout, max_output_bytes)
+        return await self._run(f"{self._path}/execs", body, behind, on_stdout, on_stderr)
+
+    async def start(
+        self,
+        command: Command,
+        *,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Optional[str] = None,
+        user: Optional[str] = None,
+        stdin: Union[str, bool, None] = None,
+        pty: Union[bool, tuple[int, int], None] = None,
+        timeout: Optional[float] = None,
+        max_output_bytes: Optional[int] = None,
+    ) -> AsyncProcess:
+        """Starts a command and returns at once.
+
+        `stdin=True` keeps its input open for `send_stdin`; `pty=True`, or `(cols, rows)`, gives it a terminal.
+        """
+        size = (80, 24) if pty is True else (pty or None)
+        body = _payload.exec_request(command, env, cwd, user, stdin, timeout, max_output_bytes, size, wait=False)
+        data = await self._transport.json("POST", f"{self._path}/execs", safety=Safety.ONCE, json=body)
+        return AsyncProcess(self._transport, self.sandbox_id, ExecInfo.from_json(data))
+
+    async def processes(self) -> Sequence[AsyncProcess]:
+        """Commands that run, and those that ended lately."""
+        data = await self._transport.json("GET", f"{self._path}/execs")
+        try:
+            found = [ExecInfo.from_json(item) for item in data["items"]]
+        except (KeyError, TypeError) as error:
+            raise ProtocolError("a list of execs cannot be read") from error
+        return [AsyncProcess(self._transport, self.sandbox_id, info) for info in found]
+
+    async def process(self, exec_id: str) -> AsyncProcess:
+        """Finds a command by its id."""
+        data = await self._transport.json("GET", f"{self._path}/execs/{exec_id}")
+        return AsyncProcess(self._transport, self.sandbox_id, ExecInfo.from_json(data))
+
+    async def _run(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        behind: Optional[bytes],
+        on_stdout: Optional[shims.TextSink],
+        on_stderr: Optional[shims.TextSink],
+    ) -> CommandResult:
+        collector = Collector(on_stdout, on_stderr)
+        ended: Optional[ExecInfo] = None
+        async for signal in start(self._transport, path, body, self._where):
+            if isinstance(signal, OutputChunk):
+                await collector.take(signal)
+            elif isinstance(signal, _sse.Ended):
+                ended = signal.info
+            elif isinstance(signal, _sse.Started) and behind is not None:
+                await _feed(AsyncProcess(self._transport, self.sandbox_id, signal.info), behind)
+        if ended is None:
+            raise ProtocolError("the output ended without a result")
+        return await collector.finish(ended)
+
+    async def _where(self) -> str:
+        return self.sandbox_id
+
+    # -- the sandbox itself -----------------------------------------------------------------------------------
+
+    async def refresh(self) -> SandboxInfo:
+        """Asks how it is."""
+        self.info = await self._client.get_sandbox(self.sandbox_id)
+        return self.info
+
+    async def pause(self) -> SandboxInfo:
+        """Freezes every process; memory and files stay."""
+        return await self._change("POST", "/pause")
+
+    async def resume(self) -> SandboxInfo:
+        """Lets a paused sandbox go on."""
+        return await self._change("POST", "/resume")
+
+    async def set_resources(self, resources: ResourceRequest) -> SandboxInfo:
+        """Changes what it may use while it runs."""
+        return await self._change("PATCH", "", {"resources": dict(resources)})
+
+    async def _change(self, method: str, action: str, body: Any = None) -> SandboxInfo:
+        data = await self._transport.json(method, self._path + action, json=body)
+        self.info = SandboxInfo.from_json(data)
+        return self.info
+
+    async def stats(self) -> SandboxStats:
+        """What it uses now and has used."""
+        return SandboxStats.from_json(await self._transport.json("GET", f"{self._path}/stats"))
+
+
+async def _feed(process: AsyncProcess, data: bytes) -> None:
+    # It may end without reading everything, as `head` does; its result says the rest.
+    with contextlib.suppress(ExecEnded):
+        await process.send_stdin(data, close=True)
