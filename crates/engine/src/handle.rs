@@ -1,134 +1,376 @@
 //! What everyone but the driver holds of a sandbox.
 
-use crate::{Exec, ExecError, FileReader, OpError};
+use crate::{
+    Exec, ExecError, FileReader, OpError,
+    driver::{Command, Driver},
+    exec,
+    files::FileCall,
+    journal::{Entry, Journal},
+    spool::Home,
+    verdict::Counters,
+    warden::{Link, WardenError},
+};
 use bytes::Bytes;
-use csb_types::{ExecId, ExecSpec, FileEntry, FileError, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Usage};
+use csb_sys::packet::Conn;
+use csb_types::{
+    ExecId, ExecSpec, FileEntry, FileError, Limits, Phase, SandboxId, SandboxSpec, SpecError, StartedBy, Usage,
+};
+use csb_wire::{Failure, FileRequest};
 use futures_util::Stream;
-use std::{io, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// One sandbox. Clones are the same sandbox; its driver task owns all state.
-#[derive(Clone, Debug)]
-pub struct Handle {}
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Sandbox>,
+}
+
+/// What is known of a sandbox besides what it does.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// What was asked for.
+    pub spec: Arc<SandboxSpec>,
+    /// How it came to be.
+    pub started_by: StartedBy,
+    /// From request to ready, µs.
+    pub start_micros: u64,
+    /// When it was handed out, ms since 1970.
+    pub created_ms: i64,
+}
+
+/// All a driver needs to begin.
+#[derive(Debug)]
+pub struct Seat {
+    /// Which sandbox.
+    pub id: SandboxId,
+    /// Control socket of its init.
+    pub conn: Conn,
+    /// The way to the warden.
+    pub link: Arc<Link>,
+    /// What is known of it.
+    pub meta: Meta,
+    /// Directory of its spools; the parent exists.
+    pub spool: PathBuf,
+    /// Whether execs must be found again by the next server; if not, `spool` is an existing directory for nameless files.
+    pub durable: bool,
+    /// Files to remove when it is gone, in this order, after the spools.
+    pub leftovers: Vec<PathBuf>,
+    /// None: init was started just now. Some: it was found running, frozen or not.
+    pub adopted: Option<bool>,
+}
+
+/// What the driver, the pumps and the handles share.
+pub(crate) struct Sandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) link: Arc<Link>,
+    pub(crate) home: Arc<Home>,
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    phase: watch::Sender<Phase>,
+    meta: Mutex<Meta>,
+    execs: Mutex<VecDeque<Arc<exec::Shared>>>,
+    counters: Mutex<(Counters, bool)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sandbox {
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub(crate) fn execs(&self) -> MutexGuard<'_, VecDeque<Arc<exec::Shared>>> {
+        lock(&self.execs)
+    }
+
+    pub(crate) fn spec(&self) -> Arc<SandboxSpec> {
+        lock(&self.meta).spec.clone()
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let mut meta = lock(&self.meta);
+        Arc::make_mut(&mut meta.spec).limits = limits;
+    }
+
+    /// Reads the counters, and remembers those that only grow.
+    pub(crate) async fn read_usage(&self) -> Result<Usage, WardenError> {
+        let usage = self.link.client()?.usage(&self.id).await?;
+        *lock(&self.counters) = ((&usage).into(), false);
+        Ok(usage)
+    }
+
+    /// The counters last read, and whether an exec ended since.
+    pub(crate) fn counters(&self) -> (Counters, bool) {
+        *lock(&self.counters)
+    }
+
+    pub(crate) fn counters_are_stale(&self) {
+        lock(&self.counters).1 = true;
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("id", &self.shared.id)
+            .field("phase", &self.shared.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For the node, which makes sandboxes, hands them out and hears of their ends.
+impl Handle {
+    /// Starts the driver. Wait for `ready` before use.
+    pub fn seat(seat: Seat) -> io::Result<(Handle, Readiness)> {
+        let home = Arc::new(Home::open(seat.spool, seat.durable)?);
+        let (journal, entries) = if seat.durable {
+            let (journal, entries) = Journal::open(home.dir())?;
+            (Some(journal), entries)
+        } else {
+            (None, Vec::<Entry>::new())
+        };
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let phase = if seat.adopted == Some(true) { Phase::Paused } else { Phase::Running };
+        let shared = Arc::new(Sandbox {
+            id: seat.id,
+            link: seat.link,
+            home,
+            commands,
+            phase: watch::Sender::new(phase),
+            meta: Mutex::new(seat.meta),
+            execs: Mutex::default(),
+            counters: Mutex::new((Counters::default(), seat.adopted.is_some())),
+        });
+        let (ready, readiness) = oneshot::channel();
+        let driver = Driver::new(shared.clone(), seat.conn, inbox, journal, seat.leftovers, ready)?;
+        tokio::spawn(driver.run(seat.adopted.map(|frozen| (frozen, entries))));
+        Ok((Handle { shared }, Readiness(readiness)))
+    }
+
+    /// Hands a sandbox from the pool to its user.
+    pub fn assign(&self, meta: Meta) {
+        *lock(&self.shared.meta) = meta;
+    }
+
+    /// What is known of it.
+    pub fn meta(&self) -> Meta {
+        lock(&self.shared.meta).clone()
+    }
+
+    /// Tells it that the warden no longer has it.
+    pub fn lost(&self) {
+        let _ = self.shared.commands.send(Command::Lost);
+    }
+
+    /// Tells it that a new connection to the warden works: what was cut short goes on.
+    pub fn relinked(&self) {
+        let _ = self.shared.commands.send(Command::Relinked);
+    }
+
+    /// Ends the driver without touching the sandbox: the next server will find all as it is.
+    pub async fn detach(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.shared.commands.send(Command::Detach { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+}
+
+/// Tells when a sandbox is ready.
+#[derive(Debug)]
+pub struct Readiness(oneshot::Receiver<Result<(), Failure>>);
+
+impl Readiness {
+    /// Waits until execs will run (or, if found running, until its execs are known). On error it is going away.
+    pub async fn wait(self) -> Result<(), Failure> {
+        let gone = || Failure { step: "start init".into(), message: "it ended at once".into(), errno: 0 };
+        self.0.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
 
 impl Handle {
     /// Which.
     pub fn id(&self) -> &SandboxId {
-        unimplemented!()
+        &self.shared.id
     }
+
     /// What was asked for, with the limits as they are now.
     pub fn spec(&self) -> Arc<SandboxSpec> {
-        unimplemented!()
+        self.shared.spec()
     }
+
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        unimplemented!()
+        self.shared.phase()
     }
+
     /// How it came to be.
     pub fn started_by(&self) -> StartedBy {
-        unimplemented!()
+        lock(&self.shared.meta).started_by
     }
+
     /// From request to ready, µs.
     pub fn start_micros(&self) -> u64 {
-        unimplemented!()
+        lock(&self.shared.meta).start_micros
     }
+
     /// When it was handed out, ms since 1970.
     pub fn created_ms(&self) -> i64 {
-        unimplemented!()
+        lock(&self.shared.meta).created_ms
     }
+
     /// Starts a command; returns once it runs or was refused.
-    pub async fn exec(&self, _spec: ExecSpec) -> Result<Exec, ExecError> {
-        unimplemented!()
+    pub async fn exec(&self, spec: ExecSpec) -> Result<Exec, ExecError> {
+        spec.check()?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Exec { spec: Box::new(spec), reply };
+        self.shared.commands.send(command).map_err(|_| ExecError::Gone)?;
+        answer.await.unwrap_or(Err(ExecError::Gone))
     }
+
     /// Running and recently ended execs, oldest first.
     pub fn execs(&self) -> Vec<Exec> {
-        unimplemented!()
+        self.shared.execs().iter().cloned().map(Exec).collect()
     }
+
     /// One of `execs`.
-    pub fn find_exec(&self, _id: &ExecId) -> Option<Exec> {
-        unimplemented!()
+    pub fn find_exec(&self, id: &ExecId) -> Option<Exec> {
+        self.shared.execs().iter().rev().find(|exec| exec.id == *id).cloned().map(Exec)
     }
-    /// Freezes every process; memory is kept.
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<(), OpError>>) -> Command) -> Result<(), OpError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.commands.send(command(reply)).map_err(|_| OpError::Gone)?;
+        answer.await.unwrap_or(Err(OpError::Gone))
+    }
+
+    /// Freezes every process; memory is kept. Timeouts go on: a command past its deadline dies on `resume`.
     pub async fn pause(&self) -> Result<(), OpError> {
-        unimplemented!()
+        self.ask(|reply| Command::Freeze { frozen: true, reply }).await
     }
+
     /// Undoes `pause`.
     pub async fn resume(&self) -> Result<(), OpError> {
-        unimplemented!()
+        self.ask(|reply| Command::Freeze { frozen: false, reply }).await
     }
+
     /// Changes memory, CPU and pids limits; the others must stay as they are.
-    pub async fn set_limits(&self, _limits: Limits) -> Result<(), OpError> {
-        unimplemented!()
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), OpError> {
+        limits.check().map_err(SpecError::from)?;
+        self.ask(|reply| Command::SetLimits { limits: Box::new(limits), reply }).await
     }
+
     /// What it uses.
     pub async fn usage(&self) -> Result<Usage, OpError> {
-        unimplemented!()
+        if self.phase() == Phase::Gone {
+            return Err(OpError::Gone);
+        }
+        self.shared.read_usage().await.map_err(|error| match error {
+            WardenError::Failed(_) if matches!(self.phase(), Phase::Releasing | Phase::Gone) => OpError::Gone,
+            error => OpError::Internal(format!("cannot read the sandbox's counters: {error}")),
+        })
     }
+
     /// Ends it; returns when nothing is left of it. A second call is not an error.
     pub async fn release(&self) -> Result<(), OpError> {
-        unimplemented!()
+        match self.ask(|reply| Command::Release { reply }).await {
+            Err(OpError::Gone) if self.phase() == Phase::Gone => Ok(()),
+            Err(OpError::Gone) => Err(OpError::Internal("this server no longer drives the sandbox".into())),
+            done => done,
+        }
     }
+
     /// Waits until it is gone, for whatever reason.
     pub async fn gone(&self) {
-        unimplemented!()
+        // The sender lives in `shared`, so this ends by the phase only.
+        let _ = self.shared.phase.subscribe().wait_for(|phase| *phase == Phase::Gone).await;
     }
+
+    fn call(&self, user: Option<&str>, request: FileRequest) -> Result<FileCall, FileError> {
+        FileCall::open(&self.shared, user, request)
+    }
+
+    async fn entry(&self, user: Option<&str>, request: FileRequest) -> Result<FileEntry, FileError> {
+        self.call(user, request)?.entry().await
+    }
+
     /// Streams a regular file; `length` none: to its end. `user` none: uid 1000, here and below.
     pub async fn read_file(
         &self,
-        _user: Option<&str>,
-        _path: &str,
-        _offset: u64,
-        _length: Option<u64>,
+        user: Option<&str>,
+        path: &str,
+        offset: u64,
+        length: Option<u64>,
     ) -> Result<FileReader, FileError> {
-        unimplemented!()
+        self.call(user, FileRequest::Read { path: path.into(), offset, length })?.download(length).await
     }
+
     /// Replaces a file at once, or appends to it. An error in `body` leaves the old file.
     pub async fn write_file(
         &self,
-        _user: Option<&str>,
-        _path: &str,
-        _mode: Option<u32>,
-        _append: bool,
-        _body: impl Stream<Item = io::Result<Bytes>> + Send,
+        user: Option<&str>,
+        path: &str,
+        mode: Option<u32>,
+        append: bool,
+        body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<FileEntry, FileError> {
-        unimplemented!()
+        self.call(user, FileRequest::Write { path: path.into(), mode, append })?.upload(body).await?.into_entry()
     }
+
     /// Entries of a directory sorted by path, and whether `limit` cut the list. `depth` 1: the directory itself.
     pub async fn list_files(
         &self,
-        _user: Option<&str>,
-        _path: &str,
-        _depth: u32,
-        _limit: u32,
+        user: Option<&str>,
+        path: &str,
+        depth: u32,
+        limit: u32,
     ) -> Result<(Vec<FileEntry>, bool), FileError> {
-        unimplemented!()
+        self.call(user, FileRequest::List { path: path.into(), depth, limit })?.list(limit).await
     }
+
     /// One entry; links are not followed.
-    pub async fn stat_file(&self, _user: Option<&str>, _path: &str) -> Result<FileEntry, FileError> {
-        unimplemented!()
+    pub async fn stat_file(&self, user: Option<&str>, path: &str) -> Result<FileEntry, FileError> {
+        self.entry(user, FileRequest::Stat { path: path.into() }).await
     }
+
     /// Makes a directory and its missing parents.
-    pub async fn make_dir(&self, _user: Option<&str>, _path: &str) -> Result<FileEntry, FileError> {
-        unimplemented!()
+    pub async fn make_dir(&self, user: Option<&str>, path: &str) -> Result<FileEntry, FileError> {
+        self.entry(user, FileRequest::MakeDir { path: path.into() }).await
     }
+
     /// Renames.
-    pub async fn move_file(&self, _user: Option<&str>, _from: &str, _to: &str) -> Result<FileEntry, FileError> {
-        unimplemented!()
+    pub async fn move_file(&self, user: Option<&str>, from: &str, to: &str) -> Result<FileEntry, FileError> {
+        self.entry(user, FileRequest::Move { from: from.into(), to: to.into() }).await
     }
+
     /// Removes a file, a link or a directory.
-    pub async fn remove_file(&self, _user: Option<&str>, _path: &str, _recursive: bool) -> Result<(), FileError> {
-        unimplemented!()
+    pub async fn remove_file(&self, user: Option<&str>, path: &str, recursive: bool) -> Result<(), FileError> {
+        self.call(user, FileRequest::Remove { path: path.into(), recursive })?.end().await.map(drop)
     }
+
     /// Streams a directory or file as a tar archive.
-    pub async fn pack(&self, _user: Option<&str>, _path: &str) -> Result<FileReader, FileError> {
-        unimplemented!()
+    pub async fn pack(&self, user: Option<&str>, path: &str) -> Result<FileReader, FileError> {
+        self.call(user, FileRequest::Pack { path: path.into() })?.download(None).await
     }
+
     /// Unpacks a tar archive below a directory; returns the bytes of file content written.
     pub async fn unpack(
         &self,
-        _user: Option<&str>,
-        _path: &str,
-        _body: impl Stream<Item = io::Result<Bytes>> + Send,
+        user: Option<&str>,
+        path: &str,
+        body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<u64, FileError> {
-        unimplemented!()
+        Ok(self.call(user, FileRequest::Unpack { path: path.into() })?.upload(body).await?.bytes)
     }
 }

@@ -1,12 +1,31 @@
 //! Owns the life of one sandbox: its driver task, its handle, its execs with their output, its files.
 //! Knows nothing of HTTP, of databases, of pools or of other sandboxes.
+//!
+//! Start reading at `driver`: one task owns a sandbox, everyone else holds a `Handle` and submits commands to it.
+//! `pump` moves one exec's output from its pipes into its `spool`; `order` keeps two streams in order; `journal` and
+//! init's report bring execs back after a restart; `verdict` names what ended an exec; `files` speaks with the file
+//! helper; `warden` is the connection through which sandboxes are made, frozen and released.
 
+mod admit;
+mod adopt;
+mod driver;
 mod error;
 mod exec;
 mod files;
 mod handle;
+mod journal;
+mod launch;
+mod order;
+mod plan;
+mod port;
+mod pump;
+mod spool;
+mod verdict;
+pub mod warden;
+mod watch;
 
 pub use error::{ExecError, OpError};
 pub use exec::{Chunk, Exec, OutputReader};
 pub use files::FileReader;
-pub use handle::Handle;
+pub use handle::{Handle, Meta, Readiness, Seat};
+pub use launch::scarce;

@@ -1,0 +1,520 @@
+//! Where an exec's output is kept: one file per stream and an index of their order, made when the first byte comes.
+//!
+//! Bytes go from the pipe into the file inside one system call, so a killed server loses nothing that left the pipe.
+//! (A terminal's bytes pass through our memory: splice(2) from a terminal needs a pipe between.)
+//! Knows nothing of processes or of when an exec ends.
+
+use crate::order::{Cursor, DROPPED, Lane, Order, Piece};
+use csb_types::ExecId;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::{Mode, OFlags},
+};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::Notify;
+
+/// Moved in one go; a pipe holds 64 KiB unless somebody enlarged it.
+const GULP: u64 = 256 * 1024;
+/// Past so many changes between the streams output counts as too much: each costs memory of ours, not of the sandbox.
+const MOST_SWITCHES: usize = 128 * 1024;
+
+/// The directory of one sandbox's spools.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+    durable: bool,
+}
+
+impl Home {
+    /// With `durable`, spools have names in `dir` (made now) and outlive this process; else they are nameless files.
+    pub(crate) fn open(dir: PathBuf, durable: bool) -> io::Result<Self> {
+        if durable {
+            match rustix::fs::mkdir(&dir, Mode::RWXU) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Self { dir, durable })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn durable(&self) -> bool {
+        self.durable
+    }
+
+    fn path(&self, id: &ExecId, extension: &str) -> PathBuf {
+        self.dir.join(format!("{id}.{extension}"))
+    }
+
+    fn create(&self, id: &ExecId, extension: &str) -> io::Result<File> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        let base = OFlags::RDWR | OFlags::CLOEXEC;
+        if self.durable {
+            let file = File::from(rustix::fs::open(self.path(id, extension), base | OFlags::CREATE, mode)?);
+            // The position of a re-opened file; O_APPEND would make splice(2) refuse it.
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+            return Ok(file);
+        }
+        match rustix::fs::open(&self.dir, base | OFlags::TMPFILE, mode) {
+            Ok(fd) => Ok(fd.into()),
+            // Some file systems have no nameless files.
+            Err(_) => {
+                let path = self.path(id, extension);
+                let file = File::from(rustix::fs::open(&path, base | OFlags::CREATE | OFlags::EXCL, mode)?);
+                std::fs::remove_file(path)?;
+                Ok(file)
+            }
+        }
+    }
+}
+
+const EXTENSIONS: [&str; 2] = ["out", "err"];
+const INDEX: &str = "idx";
+
+/// One exec's output. Written by one `Writer`, read by any number of readers.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    home: Arc<Home>,
+    id: ExecId,
+    state: Mutex<State>,
+    /// Woken when bytes were added, and by whoever else wants readers to look again.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    order: Order,
+    dropped: bool,
+    files: [Option<Arc<File>>; 2],
+}
+
+impl Spool {
+    pub(crate) fn new(home: Arc<Home>, id: ExecId) -> Self {
+        let state = State { order: Order::new(), dropped: false, files: [None, None] };
+        Self { home, id, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// What an earlier server spooled.
+    pub(crate) fn recover(home: Arc<Home>, id: ExecId) -> io::Result<Self> {
+        let spool = Self::new(home, id);
+        let absent_is = |result: io::Result<u64>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            other => other,
+        };
+        let size = |extension| absent_is(std::fs::metadata(spool.home.path(&spool.id, extension)).map(|m| m.len()));
+        let sizes = [size(EXTENSIONS[0])?, size(EXTENSIONS[1])?];
+        let index = match std::fs::read(spool.home.path(&spool.id, INDEX)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other?,
+        };
+        let (order, dropped, missing) = Order::recover(&index, sizes);
+        if !missing.is_empty() {
+            let mut file = spool.home.create(&spool.id, INDEX)?;
+            for record in missing {
+                file.write_all(&record.to_le_bytes())?;
+            }
+        }
+        *spool.lock() = State { order, dropped, files: [None, None] };
+        Ok(spool)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of both streams so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.lock().order.len()
+    }
+
+    /// Whether output was dropped.
+    pub(crate) fn truncated(&self) -> bool {
+        self.lock().dropped
+    }
+
+    /// What to read next at `cursor`.
+    pub(crate) fn next(&self, cursor: &mut Cursor, from: u64, most: u64) -> Option<Piece> {
+        let state = self.lock();
+        cursor.skip_to(&state.order, from);
+        if cursor.seq() < from {
+            return None;
+        }
+        cursor.next(&state.order, most)
+    }
+
+    /// A stream's file, for reads at a position.
+    pub(crate) fn file(&self, lane: Lane) -> io::Result<Arc<File>> {
+        if let Some(file) = &self.lock().files[lane as usize] {
+            return Ok(file.clone());
+        }
+        File::open(self.home.path(&self.id, EXTENSIONS[lane as usize])).map(Arc::new)
+    }
+
+    /// All bytes of one stream so far.
+    pub(crate) fn read_lane(&self, lane: Lane) -> io::Result<Vec<u8>> {
+        let len = self.lock().order.lane_len(lane);
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let mut bytes = vec![0; len as usize];
+        self.file(lane)?.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Keeps the files open, so that output can be read after `remove`.
+    pub(crate) fn pin(&self) {
+        for lane in Lane::BOTH {
+            if self.lock().order.lane_len(lane) > 0
+                && let Ok(file) = self.file(lane)
+            {
+                self.lock().files[lane as usize] = Some(file);
+            }
+        }
+    }
+
+    /// Closes the files until somebody reads again; nameless ones stay open.
+    fn close(&self) {
+        if self.home.durable {
+            self.lock().files = [None, None];
+        }
+    }
+
+    /// Removes the files.
+    pub(crate) fn remove(&self) {
+        if !self.home.durable || self.len() == 0 {
+            return;
+        }
+        for extension in EXTENSIONS.into_iter().chain([INDEX]) {
+            // Most execs have one of the three at most, and the directory goes with the sandbox.
+            let _ = std::fs::remove_file(self.home.path(&self.id, extension));
+        }
+    }
+}
+
+/// What `Writer::take` did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Moved so many bytes into the spool.
+    Kept(usize),
+    /// Took and dropped so many bytes: the spool is full.
+    Dropped(usize),
+    /// Nothing there now.
+    Empty,
+    /// Nothing there, and no writer left.
+    Ended,
+}
+
+/// The one who fills a spool.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    spool: Arc<Spool>,
+    most: u64,
+    terminal: bool,
+    files: [Option<Arc<File>>; 2],
+    index: Option<File>,
+    /// The host's disk failed us; what comes is dropped.
+    failed: bool,
+    sink: Option<File>,
+}
+
+impl Writer {
+    /// Keeps at most `most` bytes; `terminal` says that sources are terminals rather than pipes.
+    pub(crate) fn new(spool: Arc<Spool>, most: u64, terminal: bool) -> Self {
+        Self { spool, most, terminal, files: [None, None], index: None, failed: false, sink: None }
+    }
+
+    /// Whether what comes is dropped.
+    pub(crate) fn full(&self) -> bool {
+        let state = self.spool.lock();
+        self.failed || state.order.len() >= self.most || state.order.switches() >= MOST_SWITCHES
+    }
+
+    /// How often the order changed between the streams.
+    pub(crate) fn switches(&self) -> usize {
+        self.spool.lock().order.switches()
+    }
+
+    /// Moves what `source` has now, a bounded piece of it at most.
+    pub(crate) fn take(&mut self, lane: Lane, source: impl AsFd) -> io::Result<Taken> {
+        if self.full() {
+            return self.drop_some(source);
+        }
+        let (other, room) = {
+            let state = self.spool.lock();
+            (state.order.would_switch(lane), self.most - state.order.len())
+        };
+        if other {
+            // A run is closed only for bytes that are there: most streams just end.
+            match look(&source)? {
+                Look::Bytes => {}
+                Look::Empty => return Ok(Taken::Empty),
+                Look::Ended => return Ok(Taken::Ended),
+            }
+        }
+        match self.keep(lane, &source, room.min(GULP)) {
+            Ok(0) => Ok(Taken::Ended),
+            Ok(bytes) => {
+                self.spool.lock().order.grow(bytes as u64);
+                self.spool.changed.notify_waiters();
+                Ok(Taken::Kept(bytes))
+            }
+            Err(KeepError::Source(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Empty),
+            // A terminal whose last user closed it.
+            Err(KeepError::Source(error)) if error.raw_os_error() == Some(libc::EIO) && self.terminal => {
+                Ok(Taken::Ended)
+            }
+            Err(KeepError::Source(error)) => Err(error),
+            Err(KeepError::Spool(error)) => {
+                tracing::warn!(exec = %self.spool.id, %error, "cannot keep output; it is dropped");
+                self.failed = true;
+                self.drop_some(source)
+            }
+        }
+    }
+
+    fn keep(&mut self, lane: Lane, source: impl AsFd, most: u64) -> Result<usize, KeepError> {
+        let record = self.spool.lock().order.turn_to(lane);
+        if let Some(record) = record {
+            self.write_index(record).map_err(KeepError::Spool)?;
+        }
+        let file = match &self.files[lane as usize] {
+            Some(file) => file,
+            none => {
+                let file = self.spool.home.create(&self.spool.id, EXTENSIONS[lane as usize]);
+                let file = Arc::new(file.map_err(KeepError::Spool)?);
+                self.spool.lock().files[lane as usize] = Some(file.clone());
+                debug_assert!(none.is_none());
+                self.files[lane as usize].insert(file)
+            }
+        };
+        if self.terminal {
+            let mut buffer = [0u8; 16 * 1024];
+            let room = buffer.len().min(most as usize);
+            let bytes = rustix::io::read(&source, &mut buffer[..room]).map_err(|e| KeepError::Source(e.into()))?;
+            (&**file).write_all(&buffer[..bytes]).map_err(KeepError::Spool)?;
+            return Ok(bytes);
+        }
+        csb_sys::pipe::splice(source, &**file, most as usize).map_err(|error| {
+            // Only the file can be full, too large or broken; a pipe is empty or it is not.
+            match error.kind() {
+                io::ErrorKind::WouldBlock => KeepError::Source(error),
+                _ => KeepError::Spool(error),
+            }
+        })
+    }
+
+    fn write_index(&mut self, record: u64) -> io::Result<()> {
+        if !self.spool.home.durable {
+            return Ok(());
+        }
+        let index = match &mut self.index {
+            Some(index) => index,
+            none => none.insert(self.spool.home.create(&self.spool.id, INDEX)?),
+        };
+        index.write_all(&record.to_le_bytes())
+    }
+
+    fn drop_some(&mut self, source: impl AsFd) -> io::Result<Taken> {
+        let taken = if self.terminal {
+            rustix::io::read(&source, &mut [0u8; 16 * 1024]).map_err(io::Error::from)
+        } else {
+            let sink = match &self.sink {
+                Some(sink) => sink,
+                none => {
+                    debug_assert!(none.is_none());
+                    self.sink.insert(File::options().write(true).open("/dev/null")?)
+                }
+            };
+            csb_sys::pipe::splice(&source, sink, GULP as usize)
+        };
+        match taken {
+            Ok(0) => Ok(Taken::Ended),
+            Ok(bytes) => {
+                let first = !std::mem::replace(&mut self.spool.lock().dropped, true);
+                if first {
+                    // A host whose disk is full cannot take the mark either; the flag in memory holds until a restart.
+                    let _ = self.write_index(DROPPED);
+                    self.spool.changed.notify_waiters();
+                }
+                Ok(Taken::Dropped(bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Empty),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) && self.terminal => Ok(Taken::Ended),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says that no more will come.
+    pub(crate) fn finish(self) {
+        self.spool.close();
+    }
+}
+
+enum KeepError {
+    Source(io::Error),
+    Spool(io::Error),
+}
+
+enum Look {
+    Bytes,
+    Empty,
+    Ended,
+}
+
+fn look(source: impl AsFd) -> io::Result<Look> {
+    let mut polled = [PollFd::new(&source, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    let seen = polled[0].revents();
+    Ok(if seen.contains(PollFlags::IN) {
+        Look::Bytes
+    } else if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+        Look::Ended
+    } else {
+        Look::Empty
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    fn scratch() -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("csb-spool-{}", ExecId::random()));
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    struct Pipes {
+        read: [OwnedFd; 2],
+        write: [Option<File>; 2],
+    }
+
+    impl Pipes {
+        fn new() -> Self {
+            let (out_r, out_w) = csb_sys::pipe::pipe().unwrap();
+            let (err_r, err_w) = csb_sys::pipe::pipe().unwrap();
+            Self { read: [out_r, err_r], write: [Some(out_w.into()), Some(err_w.into())] }
+        }
+
+        fn put(&mut self, lane: Lane, bytes: &[u8]) {
+            self.write[lane as usize].as_mut().unwrap().write_all(bytes).unwrap();
+        }
+    }
+
+    fn all(spool: &Spool) -> Vec<(Lane, Vec<u8>)> {
+        let mut cursor = Cursor::start();
+        let mut seen = Vec::new();
+        while let Some(piece) = spool.next(&mut cursor, 0, 1 << 20) {
+            let mut bytes = vec![0; piece.len as usize];
+            spool.file(piece.lane).unwrap().read_exact_at(&mut bytes, piece.offset).unwrap();
+            seen.push((piece.lane, bytes));
+        }
+        seen
+    }
+
+    #[test]
+    fn output_is_kept_in_order_and_found_again_by_the_next_server() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let id = ExecId::random();
+        let mut pipes = Pipes::new();
+        let expected = vec![(Lane::Out, b"one".to_vec()), (Lane::Err, b"two".to_vec()), (Lane::Out, b"three".to_vec())];
+        {
+            let spool = Arc::new(Spool::new(home.clone(), id.clone()));
+            let mut writer = Writer::new(spool.clone(), 100, false);
+            assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Empty);
+            for (lane, bytes) in &expected {
+                pipes.put(*lane, bytes);
+                assert_eq!(writer.take(*lane, &pipes.read[*lane as usize]).unwrap(), Taken::Kept(bytes.len()));
+            }
+            assert_eq!(all(&spool), expected);
+        }
+        let spool = Arc::new(Spool::recover(home, id).unwrap());
+        assert_eq!(all(&spool), expected);
+        let mut writer = Writer::new(spool.clone(), 100, false);
+        pipes.put(Lane::Out, b"!");
+        pipes.write = [None, None];
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(1));
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Ended);
+        assert_eq!(writer.take(Lane::Err, &pipes.read[1]).unwrap(), Taken::Ended);
+        writer.finish();
+        assert_eq!(spool.read_lane(Lane::Out).unwrap(), b"onethree!");
+        spool.remove();
+        assert_eq!(std::fs::read_dir(dir.join("sb")).unwrap().count(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn one_stream_needs_one_file_and_no_index() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let spool = Arc::new(Spool::new(home, ExecId::random()));
+        let mut pipes = Pipes::new();
+        let mut writer = Writer::new(spool, 100, false);
+        pipes.put(Lane::Err, b"x");
+        pipes.write = [None, None];
+        assert_eq!(writer.take(Lane::Err, &pipes.read[1]).unwrap(), Taken::Kept(1));
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Ended);
+        assert_eq!(std::fs::read_dir(dir.join("sb")).unwrap().count(), 1);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn output_past_the_limit_is_dropped_and_marked_also_after_a_restart() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let id = ExecId::random();
+        let spool = Arc::new(Spool::new(home.clone(), id.clone()));
+        let mut pipes = Pipes::new();
+        let mut writer = Writer::new(spool.clone(), 4, false);
+        pipes.put(Lane::Out, b"123456");
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(4));
+        assert!(!spool.truncated());
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Dropped(2));
+        assert!(spool.truncated());
+        assert!(Spool::recover(home, id).unwrap().truncated());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn pinned_output_can_be_read_after_its_files_are_gone() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let spool = Arc::new(Spool::new(home, ExecId::random()));
+        let mut pipes = Pipes::new();
+        let mut writer = Writer::new(spool.clone(), 100, false);
+        pipes.put(Lane::Out, b"kept");
+        writer.take(Lane::Out, &pipes.read[0]).unwrap();
+        writer.finish();
+        spool.pin();
+        std::fs::remove_dir_all(dir).unwrap();
+        assert_eq!(spool.read_lane(Lane::Out).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn nameless_spools_leave_nothing_in_the_directory() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.clone(), false).unwrap());
+        let spool = Arc::new(Spool::new(home, ExecId::random()));
+        let mut pipes = Pipes::new();
+        let mut writer = Writer::new(spool.clone(), 100, false);
+        pipes.put(Lane::Out, b"a");
+        pipes.put(Lane::Err, b"b");
+        writer.take(Lane::Out, &pipes.read[0]).unwrap();
+        writer.take(Lane::Err, &pipes.read[1]).unwrap();
+        writer.finish();
+        assert_eq!(all(&spool), [(Lane::Out, b"a".to_vec()), (Lane::Err, b"b".to_vec())]);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
