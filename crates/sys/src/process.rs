@@ -122,13 +122,21 @@ pub fn next_signal(fd: impl AsFd) -> Option<i32> {
     }
 }
 
-/// Default handlers and an empty mask: what a fresh program expects, whatever its parent did (Rust ignores SIGPIPE).
-pub fn reset_signals() {
+/// Default handlers for every signal, whatever our parent ignored (`nohup`) and Rust does (SIGPIPE): what is ignored
+/// stays so over fork and exec, so this is for a process whose descendants are strangers' programs.
+pub fn default_handlers() {
     // SAFETY: SIG_DFL is a valid handler; signals whose handler cannot be set answer EINVAL, which changes nothing.
     unsafe {
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
+    }
+}
+
+/// Lets every signal through again, as a fresh program expects.
+pub fn unblock_signals() {
+    // SAFETY: the set is initialised by sigemptyset.
+    unsafe {
         let mut set: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());

@@ -1,7 +1,7 @@
 //! Starts one command: a fork of the init that gives up everything and becomes the tenant's program.
 
 use crate::init::only;
-use csb_jail::{Account, Step, Tenant, failure};
+use csb_jail::{Account, Built, Step, Tenant, failure};
 use csb_sys::{
     pipe::pipe,
     process::{self, CLONE_NEWCGROUP, Fork},
@@ -25,6 +25,8 @@ const SHELL: &str = "/bin/sh";
 /// A running command, and the ends that the init keeps for the server.
 pub(crate) struct Started {
     pub(crate) pid: i32,
+    /// Of its cgroup namespace.
+    pub(crate) mark: u64,
     pub(crate) at: Instant,
     pub(crate) outputs: Vec<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
@@ -38,11 +40,16 @@ struct Streams {
     stdin: Option<OwnedFd>,
 }
 
-pub(crate) fn start(plan: &ExecPlan, fds: Vec<OwnedFd>, tenant: &Tenant) -> Result<Started, Failure> {
+pub(crate) fn start(plan: &ExecPlan, fds: Vec<OwnedFd>, built: &Built) -> Result<Started, Failure> {
+    let (tenant, proc) = (&built.tenant, &built.proc);
     let streams = match plan.pty {
         Some(size) => terminal(size)?,
         None => pipes(plan, fds)?,
     };
+    // A cgroup namespace of its own marks the command and all its descendants; taken by the init beforehand, as a command may
+    // have ended before anybody could look at it.
+    csb_sys::ns::unshare(CLONE_NEWCGROUP).step("confine")?;
+    let mark = csb_sys::ns::cgroup_mark(proc, 1).step("confine")?;
     let (errors, report) = pipe().step("limit")?;
     let at = Instant::now();
     match process::fork(0, None).map_err(|e| failure(if is_limit(&e) { "limit" } else { "fork" }, &e))? {
@@ -57,7 +64,7 @@ pub(crate) fn start(plan: &ExecPlan, fds: Vec<OwnedFd>, tenant: &Tenant) -> Resu
             let mut said = Vec::new();
             File::from(errors).read_to_end(&mut said).step("fork")?;
             if said.is_empty() {
-                return Ok(Started { pid, at, outputs: streams.outputs, stdin: streams.stdin });
+                return Ok(Started { pid, mark, at, outputs: streams.outputs, stdin: streams.stdin });
             }
             // The pid was never ours to show; SIGCHLD brings it to the reaper, which does not know it.
             Err(decode(&said).unwrap_or_else(|_| failure("exec", &io::Error::other("it was killed before it began"))))
@@ -111,9 +118,8 @@ fn become_command(
     tenant: &Tenant,
     report: &OwnedFd,
 ) -> Result<std::convert::Infallible, Failure> {
-    process::reset_signals();
+    process::unblock_signals();
     rustix::process::setsid().step("confine")?;
-    csb_sys::ns::unshare(CLONE_NEWCGROUP).step("confine")?;
     for number in 0..3 {
         let end = streams.child.get(number).unwrap_or(&streams.child[0]);
         process::set_stdio(end.as_fd(), number as i32).step("confine")?;

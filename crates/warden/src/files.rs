@@ -33,8 +33,7 @@ pub(crate) fn start(
     match process::fork(0, None).map_err(|e| failure("limit", &e))? {
         Fork::Parent(_) => Ok(()),
         Fork::Child => {
-            process::reset_signals();
-            // The peer may hang up at any time: that is an error to return, not a signal to die of.
+            process::unblock_signals();
             let mut link = match become_helper(user, socket, tenant) {
                 Ok(link) => link,
                 Err(failure) => {

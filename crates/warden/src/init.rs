@@ -11,16 +11,19 @@ use csb_sys::{
 };
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
-use rustix::event::{PollFd, PollFlags};
+use rustix::{
+    event::{PollFd, PollFlags},
+    fs::{Mode, OFlags},
+};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Instant,
 };
 
-/// Times the tree of an exec is searched for survivors before everything in the sandbox is stopped.
-const KILL_PASSES: usize = 64;
+/// Times the tree of an exec is searched for new processes before everything in the sandbox is stopped.
+const MOST_PASSES: usize = 200;
 
 struct Record {
     pid: i32,
@@ -104,9 +107,8 @@ impl Init {
     }
 
     fn exec(&mut self, plan: &ExecPlan, fds: Vec<OwnedFd>) {
-        match exec::start(plan, fds, &self.built.tenant) {
+        match exec::start(plan, fds, &self.built) {
             Ok(started) => {
-                let mark = ns::cgroup_mark(&self.built.proc, started.pid).unwrap_or(0);
                 let master = if plan.pty.is_some() {
                     started.outputs.iter().filter_map(|fd| fd.try_clone().ok()).collect()
                 } else {
@@ -117,7 +119,7 @@ impl Init {
                     plan.id.clone(),
                     Record {
                         pid: started.pid,
-                        mark,
+                        mark: started.mark,
                         since: started.at,
                         ended: None,
                         pty: plan.pty.is_some(),
@@ -148,35 +150,32 @@ impl Init {
             }
             return;
         }
-        let passes = if signal == SIGKILL { KILL_PASSES } else { 1 };
-        for _ in 0..passes {
-            if self.signal_marked(mark, signal) == 0 {
+        // A process with SIGKILL pending forks no more, so a pass that meets only processes signalled before it is the last.
+        let mut met = HashSet::new();
+        for _ in 0..MOST_PASSES {
+            if !self.signal_marked(mark, signal, &mut met) || signal != SIGKILL {
                 return;
             }
         }
-        if signal == SIGKILL {
-            // It forks faster than we can look: only the whole sandbox at once is fast enough.
-            let _ = process::kill(-1, SIGKILL);
-        }
+        // It forks faster than we can look: only the whole sandbox at once is fast enough.
+        let _ = process::kill(-1, SIGKILL);
     }
 
-    /// Signals every living process with `mark`; how many there were.
-    fn signal_marked(&self, mark: u64, signal: i32) -> usize {
-        let Ok(entries) = rustix::fs::openat(
-            &self.built.proc,
-            ".",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .and_then(rustix::fs::Dir::new) else {
-            return 0;
+    /// Signals every living process with `mark` that was not met before; whether there was one.
+    fn signal_marked(&self, mark: u64, signal: i32, met: &mut HashSet<i32>) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(entries) =
+            rustix::fs::openat(&self.built.proc, ".", flags, Mode::empty()).and_then(rustix::fs::Dir::new)
+        else {
+            return false;
         };
-        let mut found = 0;
+        let mut found = false;
         for entry in entries.flatten() {
             let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
-            // A zombie has no namespaces any more, so the dead are not counted.
-            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) {
-                found += 1;
+            // A zombie has no namespaces any more, so the dead are not met.
+            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) && met.insert(pid) {
+                found = true;
+                // It may have ended since; that is what was wanted.
                 let _ = process::kill(pid, signal);
             }
         }

@@ -271,6 +271,8 @@ fn the_whole_tree_of_an_exec_is_killed_and_nothing_else() {
     while sandbox.sh("pgrep -c sleep").out.trim() != "4" {}
     sandbox.init.send(&encode(&ToInit::Signal { exec: id, signal: 9, tree: true }), &[]).unwrap();
     let FromInit::Exited { .. } = sandbox.recv().0 else { panic!("not exited") };
+    // The killed ones may still be on their way out.
+    while sandbox.sh("pgrep -c sleep").out.trim() != "1" {}
     assert_eq!(sandbox.sh("pgrep -a sleep").out.split_whitespace().last(), Some("1000"));
     bench.release(sandbox);
 }
