@@ -355,6 +355,9 @@ impl Driver {
     }
 
     fn release(&mut self) {
+        if self.admit(Request::Release) != Ok(true) {
+            return;
+        }
         self.sandbox.set_phase(Phase::Releasing);
         if std::mem::replace(&mut self.releasing, true) {
             return;
@@ -373,7 +376,7 @@ impl Driver {
         self.releasing = false;
         match done {
             Ok(()) => Next::End,
-            Err(WardenError::Failed(failure)) if failure.step == "no such sandbox" => Next::End,
+            Err(WardenError::Failed(failure)) if failure.errno == libc::ENOENT => Next::End,
             // The node makes a new connection and tells by it: `Lost` or `Relinked`.
             Err(WardenError::Lost) => Next::Go,
             Err(error) => {
@@ -560,7 +563,7 @@ fn remove(dir: Option<PathBuf>, leftovers: Vec<PathBuf>) -> Vec<io::Error> {
 
 fn warden_failed(error: WardenError) -> OpError {
     match error {
-        WardenError::Failed(failure) if failure.step == "no such sandbox" => OpError::Gone,
+        WardenError::Failed(failure) if failure.errno == libc::ENOENT => OpError::Gone,
         WardenError::Failed(failure) if failure.errno == libc::ENOTSUP => {
             OpError::Unsupported { what: failure.to_string() }
         }

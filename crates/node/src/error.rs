@@ -1,6 +1,8 @@
 //! Why a node cannot start, or a sandbox not be created.
 
+use csb_engine::warden::WardenError;
 use csb_types::SpecError;
+use csb_wire::Failure;
 use std::{io, path::PathBuf};
 
 /// Why a node cannot start.
@@ -76,4 +78,50 @@ pub enum CreateError {
     /// The warden cannot be reached.
     #[error("the warden is not reachable: {0}")]
     Warden(String),
+}
+
+impl CreateError {
+    /// What a failure of the warden or of an init means to the one who asked for a sandbox.
+    pub(crate) fn from_failure(failure: &Failure) -> Self {
+        let room =
+            |limit: &str, hint: &str| Self::Capacity { limit: format!("{limit} ({failure})"), hint: hint.into() };
+        match failure.errno {
+            libc::EMFILE | libc::ENFILE => {
+                room("open descriptors", "raise `ulimit -n` for the server and start the warden anew")
+            }
+            libc::ENOMEM => room("memory", "release sandboxes, or lower the memory that each may use"),
+            libc::EAGAIN => room("processes", "release sandboxes, or raise `ulimit -u` and `kernel.pid_max`"),
+            libc::ENOSPC | libc::EDQUOT => room(
+                "disk space, or a kernel table such as mounts or namespaces",
+                "`csb doctor` shows the host's limits",
+            ),
+            libc::EUSERS => room("user namespaces", "raise `user.max_user_namespaces`"),
+            _ => Self::Jail { step: failure.step.clone(), message: failure.message.clone() },
+        }
+    }
+}
+
+impl From<WardenError> for CreateError {
+    fn from(error: WardenError) -> Self {
+        match error {
+            WardenError::Failed(failure) => Self::from_failure(&failure),
+            error => Self::Warden(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_host_is_told_apart_from_a_failed_step() {
+        let failure = |errno| Failure { step: "make the process".into(), message: "no".into(), errno };
+        for errno in [libc::EMFILE, libc::ENOMEM, libc::EAGAIN, libc::ENOSPC] {
+            let error = CreateError::from_failure(&failure(errno));
+            assert!(matches!(&error, CreateError::Capacity { hint, .. } if !hint.is_empty()), "{error}");
+        }
+        let error = CreateError::from_failure(&failure(libc::EPERM));
+        assert_eq!(error.to_string(), "cannot build the sandbox: make the process: no");
+    }
 }

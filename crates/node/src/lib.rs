@@ -2,8 +2,13 @@
 //! Knows nothing of HTTP, of users or of databases.
 
 mod config;
+mod disk;
 mod error;
+mod ledger;
 mod node;
+mod plan;
+mod pool;
+mod supervise;
 
 pub use config::{NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource};
 pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, OpError, OutputReader};

@@ -1,49 +1,503 @@
-//! All sandboxes of a host.
+//! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
-use crate::{CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, WardenInfo};
-use csb_engine::Handle;
-use csb_types::{SandboxId, SandboxSpec};
-use std::sync::Arc;
+use crate::{
+    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
+    ledger::{Ledger, SandboxV1},
+    plan,
+    pool::{Fit, Policy, fit},
+    supervise,
+};
+use csb_engine::{
+    Handle, Meta, Seat, scarce,
+    warden::{Link, WardenError},
+};
+use csb_image::{Source, Store, StoreError, Template};
+use csb_types::{Phase, SandboxId, SandboxSpec, StartedBy, Upper};
+use csb_wire::Mode;
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fs::File,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
+
+/// Waited for sandboxes to go when all are ended.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// All sandboxes of a host.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    inner: Arc<Inner>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What the node and its background tasks share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) data_dir: PathBuf,
+    /// A private warden that ends with its connection: nothing is written down, nothing outlives this process.
+    pub(crate) private: bool,
+    pub(crate) link: Arc<Link>,
+    pub(crate) ledger: Ledger,
+    pub(crate) warden: Mutex<WardenInfo>,
+    /// Set before the connection is given up on purpose.
+    pub(crate) leaving: AtomicBool,
+    /// Wakes the refill task.
+    pub(crate) pool_kick: Notify,
+    /// Wakes the supervisor when it has given up on the warden.
+    pub(crate) warden_kick: Notify,
+    pub(crate) pool_spec: SandboxSpec,
+    min: u32,
+    max: u32,
+    default_template: String,
+    aliases: BTreeMap<String, String>,
+    store: Store,
+    host: Mutex<Option<Template>>,
+    state: Mutex<State>,
+    /// Sandboxes that are being built on request now.
+    busy: AtomicU32,
+    lock: Mutex<Option<File>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// All that are not gone, ready ones included.
+    pub(crate) sandboxes: HashMap<SandboxId, Handle>,
+    /// Those that nobody has had, oldest first.
+    pub(crate) ready: VecDeque<Handle>,
+    pub(crate) policy: Policy,
+    claims: u64,
+    colds: u64,
+    failures: u64,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+/// One more while it lives.
+struct Busy<'a>(&'a AtomicU32);
+
+impl<'a> Busy<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Node {
     /// Reaches the warden, adopts what runs, starts to fill the pool.
-    pub async fn start(_config: NodeConfig) -> Result<Arc<Node>, NodeError> {
-        unimplemented!()
+    pub async fn start(config: NodeConfig) -> Result<Arc<Node>, NodeError> {
+        let NodeConfig { data_dir, warden, pool, default_template, aliases } = config;
+        let private = matches!(warden, WardenSource::Inherited(_));
+        let lock_file = supervise::prepare(&data_dir, private)?;
+        let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
+        let inner = Inner {
+            ledger: Ledger::new(data_dir.join("sandboxes")),
+            data_dir,
+            private,
+            link: Arc::default(),
+            warden: Mutex::new(WardenInfo { pid: 0, mode: Mode::Rootless }),
+            leaving: AtomicBool::new(false),
+            pool_kick: Notify::new(),
+            warden_kick: Notify::new(),
+            pool_spec: SandboxSpec { template: named(&pool.spec.template, &default_template, &aliases), ..pool.spec },
+            min: pool.min,
+            max: pool.max.max(pool.min),
+            default_template,
+            aliases,
+            store,
+            host: Mutex::new(None),
+            state: Mutex::new(State {
+                sandboxes: HashMap::new(),
+                ready: VecDeque::new(),
+                policy: Policy::new(if private { 0 } else { pool.min }, pool.max),
+                claims: 0,
+                colds: 0,
+                failures: 0,
+            }),
+            busy: AtomicU32::new(0),
+            lock: Mutex::new(lock_file),
+        };
+        if inner.state().policy.is_on() {
+            inner.pool_spec.check().map_err(|source| NodeError::Pool { source })?;
+        }
+        let inner = Arc::new(inner);
+        let connected = match warden {
+            WardenSource::Daemon => supervise::connect(&inner.data_dir).await?,
+            WardenSource::Inherited(fd) => supervise::hello(fd.into()).await?,
+        };
+        let gone = supervise::take_over(&inner, connected).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(supervise::watch(inner.clone(), gone));
+        if inner.state().policy.is_on() {
+            tasks.spawn(supervise::refill(inner.clone()));
+        }
+        Ok(Arc::new(Node { inner, tasks: Mutex::new(tasks) }))
     }
-    /// A sandbox: claimed from the pool where one fits, else built.
-    pub async fn create(&self, _spec: SandboxSpec) -> Result<Handle, CreateError> {
-        unimplemented!()
+
+    /// A sandbox: claimed from the pool where one fits, else built. Dropped before it is done, it leaves nothing.
+    pub async fn create(&self, spec: SandboxSpec) -> Result<Handle, CreateError> {
+        spec.check()?;
+        let asked = Instant::now();
+        let spec = self.inner.complete(spec);
+        let fit = fit(&self.inner.pool_spec, &spec);
+        if fit == Fit::Yes
+            && let Some(handle) = self.inner.claim()
+        {
+            return self.inner.hand_out(handle, spec, asked);
+        }
+        let inner = self.inner.clone();
+        let (sender, receiver) = oneshot::channel();
+        tokio::spawn(async move {
+            let made = inner.make(spec, fit, asked).await;
+            if let Err(Ok(handle)) = sender.send(made)
+                && let Err(error) = handle.release().await
+            {
+                tracing::error!(sandbox = %handle.id(), %error, "cannot release a sandbox nobody waits for");
+            }
+        });
+        receiver.await.unwrap_or_else(|_| Err(CreateError::Warden("the server is shutting down".into())))
     }
+
     /// A sandbox that was handed out and is not gone.
-    pub fn get(&self, _id: &SandboxId) -> Option<Handle> {
-        unimplemented!()
+    pub fn get(&self, id: &SandboxId) -> Option<Handle> {
+        let state = self.inner.state();
+        let handle = state.sandboxes.get(id)?;
+        (handle.phase() != Phase::Gone && !state.is_ready(id)).then(|| handle.clone())
     }
+
     /// All that were handed out and are not gone.
     pub fn list(&self) -> Vec<Handle> {
-        unimplemented!()
+        self.inner.state().handed_out().cloned().collect()
     }
+
     /// The pool now.
     pub fn pool_stats(&self) -> PoolStats {
-        unimplemented!()
+        let state = self.inner.state();
+        PoolStats {
+            min: self.inner.min,
+            max: self.inner.max,
+            ready: state.ready.len() as u32,
+            in_use: state.handed_out().count() as u32,
+            claims: state.claims,
+            colds: state.colds,
+            failures: state.failures,
+        }
     }
+
     /// Templates on this host.
     pub fn templates(&self) -> Vec<TemplateInfo> {
-        unimplemented!()
+        let templates = self.inner.store.list().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot list templates");
+            Vec::new()
+        });
+        templates.into_iter().map(|template| self.inner.describe(template)).collect()
     }
+
+    /// Whether a template has a file there (`/usr/bin/node`), links followed as inside the sandbox. The empty name is
+    /// the default template's.
+    pub fn template_has(&self, template: &str, path: &str) -> bool {
+        self.inner.template(&self.inner.named(template)).is_ok_and(|template| template.has_file(path))
+    }
+
     /// The warden now.
     pub fn warden(&self) -> WardenInfo {
-        unimplemented!()
+        *lock(&self.inner.warden)
     }
+
     /// Stops refilling and drops all connections; sandboxes live on.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.inner.leaving.store(true, Ordering::Relaxed);
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+        let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
+        for handle in handles {
+            handle.detach().await;
+        }
+        if let Ok(client) = self.inner.link.client() {
+            client.disconnect();
+        }
+        self.inner.link.set(None);
+        *lock(&self.inner.lock) = None;
     }
+
     /// Ends all sandboxes and the warden.
     pub async fn stop_all(&self) {
-        unimplemented!()
+        self.inner.leaving.store(true, Ordering::Relaxed);
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+        if let Ok(client) = self.inner.link.client()
+            && let Err(error) = client.stop().await
+            && error != WardenError::Lost
+        {
+            tracing::error!(%error, "cannot stop the warden");
+        }
+        let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
+        for handle in &handles {
+            handle.lost();
+        }
+        let all_gone = async {
+            for handle in &handles {
+                handle.gone().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, all_gone).await.is_err() {
+            tracing::error!("not all sandboxes went");
+        }
+        if let Ok(client) = self.inner.link.client() {
+            client.disconnect();
+        }
+        self.inner.link.set(None);
+        *lock(&self.inner.lock) = None;
+    }
+}
+
+impl State {
+    fn is_ready(&self, id: &SandboxId) -> bool {
+        self.ready.iter().any(|handle| handle.id() == id)
+    }
+
+    fn handed_out(&self) -> impl Iterator<Item = &Handle> {
+        let ready: std::collections::HashSet<&SandboxId> = self.ready.iter().map(Handle::id).collect();
+        self.sandboxes.values().filter(move |h| !ready.contains(h.id()) && h.phase() != Phase::Gone)
+    }
+}
+
+/// A template's own name.
+fn named(template: &str, default: &str, aliases: &BTreeMap<String, String>) -> String {
+    let name = if template.is_empty() { default } else { template };
+    aliases.get(name).map_or(name, String::as_str).to_owned()
+}
+
+impl Inner {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(crate) fn spool(&self, id: &SandboxId) -> PathBuf {
+        if self.private { self.data_dir.clone() } else { self.data_dir.join("spool").join(id.as_str()) }
+    }
+
+    /// Whether somebody waits for a sandbox to be built.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    fn named(&self, template: &str) -> String {
+        named(template, &self.default_template, &self.aliases)
+    }
+
+    fn complete(&self, spec: SandboxSpec) -> SandboxSpec {
+        SandboxSpec { template: self.named(&spec.template), ..spec }
+    }
+
+    fn template(&self, name: &str) -> Result<Template, CreateError> {
+        let failed = |message: String| CreateError::Jail { step: "find the template".into(), message };
+        if name == "host" {
+            let mut host = lock(&self.host);
+            return match &*host {
+                Some(template) => Ok(template.clone()),
+                None => {
+                    let template = self.store.ensure_host().map_err(|error| failed(chain(&error)))?;
+                    Ok(host.insert(template).clone())
+                }
+            };
+        }
+        self.store.get(name).map_err(|error| match error {
+            StoreError::NotFound { name } => CreateError::NoTemplate { name },
+            error => failed(chain(&error)),
+        })
+    }
+
+    fn describe(&self, template: Template) -> TemplateInfo {
+        let aliases = self.aliases.iter().filter(|(_, name)| **name == template.name);
+        TemplateInfo {
+            aliases: aliases.map(|(alias, _)| alias.clone()).collect(),
+            source: match template.source {
+                Source::Host => TemplateSource::Host,
+                Source::Directory => TemplateSource::Directory,
+                Source::Tar => TemplateSource::Tar,
+            },
+            bytes: template.bytes,
+            created_ms: template.created_ms,
+            name: template.name,
+        }
+    }
+
+    /// A ready sandbox that lives.
+    fn claim(&self) -> Option<Handle> {
+        let mut state = self.state();
+        let found = loop {
+            match state.ready.pop_front() {
+                Some(handle) if handle.phase() == Phase::Running => break Some(handle),
+                // It died while it waited; its driver cleans up.
+                Some(_) => {}
+                None => break None,
+            }
+        };
+        match found {
+            Some(_) => state.claims += 1,
+            None => state.policy.missed(),
+        }
+        self.pool_kick.notify_one();
+        found
+    }
+
+    fn hand_out(&self, handle: Handle, spec: SandboxSpec, asked: Instant) -> Result<Handle, CreateError> {
+        let meta = Meta {
+            spec: Arc::new(spec),
+            started_by: StartedBy::Claim,
+            start_micros: asked.elapsed().as_micros() as u64,
+            created_ms: now_ms(),
+        };
+        // Before anybody can run something in it: otherwise the next server would take it for unused.
+        if let Err(error) = self.ledger.write(&SandboxV1::new(handle.id(), true, &meta)) {
+            self.abandon(handle);
+            return Err(record_failed(&error));
+        }
+        handle.assign(meta);
+        Ok(handle)
+    }
+
+    pub(crate) fn abandon(&self, handle: Handle) {
+        tokio::spawn(async move {
+            if let Err(error) = handle.release().await {
+                tracing::error!(sandbox = %handle.id(), %error, "cannot release a sandbox");
+            }
+        });
+    }
+
+    async fn make(self: &Arc<Self>, spec: SandboxSpec, fit: Fit, asked: Instant) -> Result<Handle, CreateError> {
+        if fit == Fit::WithLimits
+            && let Some(handle) = self.claim()
+        {
+            match handle.set_limits(spec.limits.clone()).await {
+                Ok(()) => return self.hand_out(handle, spec, asked),
+                Err(error) => {
+                    tracing::warn!(sandbox = %handle.id(), %error, "a ready sandbox did not take its limits");
+                    self.abandon(handle);
+                }
+            }
+        }
+        let _busy = Busy::new(&self.busy);
+        let made = self.build(spec, true, asked).await;
+        let mut state = self.state();
+        match &made {
+            Ok(_) => state.colds += 1,
+            Err(_) => state.failures += 1,
+        }
+        made
+    }
+
+    /// Builds one for the pool.
+    pub(crate) async fn build_ready(self: &Arc<Self>) -> Result<(), CreateError> {
+        match self.build(self.pool_spec.clone(), false, Instant::now()).await {
+            Ok(handle) => {
+                self.state().ready.push_back(handle);
+                Ok(())
+            }
+            Err(error) => {
+                self.state().failures += 1;
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(self: &Arc<Self>, spec: SandboxSpec, claimed: bool, asked: Instant) -> Result<Handle, CreateError> {
+        if File::open("/dev/null").map_or(true, scarce) {
+            let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
+            return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
+        }
+        let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
+        let id = SandboxId::random();
+        let template = self.template(&spec.template)?;
+        let image = match spec.decided_upper() {
+            Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), &id, &spec.limits).await?),
+            Upper::Memory | Upper::Auto => None,
+        };
+        let (_, conn) = client.create(plan::jail(&id, &spec, &template, image.as_ref())).await?;
+        let started_by = StartedBy::Cold;
+        let mut meta = Meta { spec: Arc::new(spec), started_by, start_micros: 0, created_ms: now_ms() };
+        let seat = Seat {
+            id: id.clone(),
+            conn,
+            link: self.link.clone(),
+            meta: meta.clone(),
+            spool: self.spool(&id),
+            durable: !self.private,
+            leftovers: if self.private { Vec::new() } else { vec![self.ledger.path(&id)] },
+            adopted: None,
+        };
+        let (handle, ready) = match Handle::seat(seat) {
+            Ok(seated) => seated,
+            Err(error) => {
+                client.release(&id).await?;
+                return Err(record_failed(&error));
+            }
+        };
+        self.enter(&handle);
+        ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
+        // Mounted now.
+        drop(image);
+        meta.start_micros = asked.elapsed().as_micros() as u64;
+        if !self.private
+            && let Err(error) = self.ledger.write(&SandboxV1::new(&id, claimed, &meta))
+        {
+            self.abandon(handle);
+            return Err(record_failed(&error));
+        }
+        handle.assign(meta);
+        Ok(handle)
+    }
+
+    /// Knows a sandbox until it is gone.
+    pub(crate) fn enter(self: &Arc<Self>, handle: &Handle) {
+        self.state().sandboxes.insert(handle.id().clone(), handle.clone());
+        let (inner, handle) = (self.clone(), handle.clone());
+        tokio::spawn(async move {
+            handle.gone().await;
+            let mut state = inner.state();
+            state.sandboxes.remove(handle.id());
+            state.ready.retain(|ready| ready.id() != handle.id());
+            drop(state);
+            inner.pool_kick.notify_one();
+        });
+    }
+}
+
+/// An error with its causes, for a field that holds text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn record_failed(error: &std::io::Error) -> CreateError {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let message = format!("it cannot be recorded in the data directory: {error}");
+    match error.kind() {
+        StorageFull | QuotaExceeded => CreateError::Capacity {
+            limit: format!("disk space of the data directory ({error})"),
+            hint: "free some, or move the data directory".into(),
+        },
+        _ => CreateError::Jail { step: "record the sandbox".into(), message },
     }
 }

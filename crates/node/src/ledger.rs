@@ -1,0 +1,144 @@
+//! What this node must remember of each sandbox so that the next server knows whose it is: one small file each, replaced
+//! whole. A sandbox that runs and has no readable entry is nobody's, and is released rather than handed to anybody.
+
+use csb_engine::Meta;
+use csb_types::{SandboxId, SandboxSpec, StartedBy};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// One sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SandboxV1 {
+    version: u32,
+    pub(crate) id: SandboxId,
+    /// Whether it was handed out. What was not has run nobody's code.
+    pub(crate) claimed: bool,
+    spec: SandboxSpec,
+    created_ms: i64,
+    started_by: StartedBy,
+    start_micros: u64,
+}
+
+impl SandboxV1 {
+    pub(crate) fn new(id: &SandboxId, claimed: bool, meta: &Meta) -> Self {
+        Self {
+            version: 1,
+            id: id.clone(),
+            claimed,
+            spec: (*meta.spec).clone(),
+            created_ms: meta.created_ms,
+            started_by: meta.started_by,
+            start_micros: meta.start_micros,
+        }
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        Meta {
+            spec: Arc::new(self.spec.clone()),
+            started_by: self.started_by,
+            start_micros: self.start_micros,
+            created_ms: self.created_ms,
+        }
+    }
+}
+
+/// The directory of entries.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    dir: PathBuf,
+}
+
+impl Ledger {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+
+    /// Writes an entry, or replaces it: a reader finds the old or the new one, never a part.
+    pub(crate) fn write(&self, entry: &SandboxV1) -> io::Result<()> {
+        let new = self.dir.join(format!("{}.new", entry.id));
+        let text = serde_json::to_vec(entry).map_err(io::Error::other)?;
+        // The environment in it may hold secrets.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let written = file.write_all(&text).and_then(|()| fs::rename(&new, self.path(&entry.id)));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+
+    pub(crate) fn remove(&self, id: &SandboxId) -> io::Result<()> {
+        match fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All readable entries. Unreadable ones are reported and left for somebody to look at.
+    pub(crate) fn read(&self) -> io::Result<Vec<SandboxV1>> {
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&self.dir)? {
+            let path = file?.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => match read(&path) {
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => tracing::error!(path = %path.display(), %error, "unreadable entry in the ledger"),
+                },
+                // Half written by a server that was killed.
+                Some("new") => fs::remove_file(path)?,
+                _ => {}
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn read(path: &Path) -> io::Result<SandboxV1> {
+    let entry: SandboxV1 = serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)?;
+    let named = path.file_stem().and_then(|s| s.to_str()) == Some(entry.id.as_str());
+    if entry.version != 1 || !named {
+        return Err(io::Error::other("not an entry of this version under its own name"));
+    }
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Meta {
+        let spec = SandboxSpec { env: [("KEY".into(), "secret".into())].into(), ..Default::default() };
+        Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 7, created_ms: 1 }
+    }
+
+    #[test]
+    fn entries_are_replaced_whole_and_unreadable_ones_are_nobody_s() {
+        let dir = std::env::temp_dir().join(format!("csb-ledger-{}", SandboxId::random()));
+        fs::create_dir(&dir).unwrap();
+        let ledger = Ledger::new(dir.clone());
+        let id = SandboxId::random();
+        ledger.write(&SandboxV1::new(&id, false, &meta())).unwrap();
+        ledger.write(&SandboxV1::new(&id, true, &meta())).unwrap();
+        fs::write(dir.join(format!("{}.json", SandboxId::random())), "{}").unwrap();
+        fs::write(ledger.path(&SandboxId::random()), serde_json::to_vec(&SandboxV1::new(&id, true, &meta())).unwrap())
+            .unwrap();
+        fs::write(dir.join("x.new"), "half").unwrap();
+        assert_eq!(ledger.read().unwrap(), [SandboxV1::new(&id, true, &meta())]);
+        assert!(!dir.join("x.new").exists());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(ledger.path(&id)).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        ledger.remove(&id).unwrap();
+        ledger.remove(&id).unwrap();
+        assert!(ledger.read().unwrap().is_empty());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,276 @@
+//! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
+
+use crate::{
+    NodeError, WardenInfo, disk,
+    ledger::SandboxV1,
+    node::{Inner, lock},
+    pool::{Action, Fit, fit},
+};
+use csb_engine::{
+    Handle, Seat,
+    warden::{Client, Connected, HelloError},
+};
+use csb_sys::packet::Conn;
+use csb_types::{Phase, SandboxId};
+use csb_wire::Jail;
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc, time::sleep};
+
+type Gone = mpsc::UnboundedReceiver<(SandboxId, i32)>;
+
+/// Tries to get a warden back, one after another, before waiting for somebody to want one.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Without one, tried again so often.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+/// An init that has nothing to hide reports at once.
+const REPORT: Duration = Duration::from_secs(10);
+/// Without claims for so long the pool shrinks towards its minimum.
+const CALM: Duration = Duration::from_secs(30);
+/// The most a refill is put off because others are building.
+const POLITE: Duration = Duration::from_secs(1);
+const MOST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Makes the data directory ready, and keeps other servers out of it until the file is dropped.
+pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, NodeError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| NodeError::DataDir { path, source }
+    };
+    let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path));
+    if private {
+        make(data_dir)?;
+        return Ok(None);
+    }
+    for name in ["run", "spool", "sandboxes"] {
+        make(&data_dir.join(name))?;
+    }
+    let path = data_dir.join("run").join("server.lock");
+    let lock =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed(&path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(NodeError::InUse { path: data_dir.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => return Err(failed(&path)(source)),
+    }
+    let disks = data_dir.join("disks");
+    disk::sweep(&disks).map_err(failed(&disks))?;
+    Ok(Some(lock))
+}
+
+pub(crate) async fn hello(conn: Conn) -> Result<Connected, NodeError> {
+    Client::connect(conn).await.map_err(|error| match error {
+        HelloError::Io(source) => NodeError::Warden { source },
+        HelloError::Version { theirs } => NodeError::Version { theirs, ours: csb_wire::VERSION },
+    })
+}
+
+/// Reaches the warden of a data directory, or starts one.
+pub(crate) async fn connect(data_dir: &Path) -> Result<Connected, NodeError> {
+    let dir = data_dir.to_owned();
+    let conn = tokio::task::spawn_blocking(move || csb_warden::start_daemon(&dir)).await;
+    hello(conn.map_err(io::Error::other).and_then(|conn| conn).map_err(|source| NodeError::Warden { source })?).await
+}
+
+/// Makes a new connection the one in use: adopts what the warden holds, cleans up after what it no longer holds.
+pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Result<Gone, NodeError> {
+    let Connected { client, held, gone } = connected;
+    *lock(&inner.warden) = WardenInfo { pid: client.pid(), mode: client.mode() };
+    if inner.private {
+        inner.link.set(Some(client));
+        return Ok(gone);
+    }
+    let mut entries: HashMap<SandboxId, SandboxV1> = {
+        let read = inner.ledger.read();
+        let read = read.map_err(|source| NodeError::DataDir { path: inner.data_dir.join("sandboxes"), source })?;
+        read.into_iter().map(|entry| (entry.id.clone(), entry)).collect()
+    };
+    let held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
+    let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
+    let is_known = |id: &SandboxId| known.iter().any(|handle| handle.id() == id);
+    // Before the connection is in use: what is made through it must not be taken for left over.
+    for id in entries.keys().filter(|id| !held_ids.contains(id) && !is_known(id)) {
+        if let Err(error) = inner.ledger.remove(id) {
+            tracing::error!(sandbox = %id, %error, "cannot remove the ledger's entry of a sandbox that is gone");
+        }
+    }
+    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id));
+    inner.link.set(Some(client.clone()));
+    let mut reports = tokio::task::JoinSet::new();
+    for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
+        match entries.remove(&jail.id) {
+            Some(entry) => reports.spawn(adopt(inner.clone(), jail, conn, entry)),
+            None => reports.spawn(release_unknown(client.clone(), jail.id)),
+        };
+    }
+    for handle in &known {
+        if held_ids.contains(handle.id()) {
+            handle.relinked();
+        } else {
+            handle.lost();
+        }
+    }
+    while reports.join_next().await.is_some() {}
+    Ok(gone)
+}
+
+/// Removes spools of sandboxes that are gone.
+fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
+    let Ok(entries) = fs::read_dir(inner.data_dir.join("spool")) else { return };
+    for entry in entries.flatten() {
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
+        if id.is_some_and(|id| !is_alive(&id))
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::error!(path = %entry.path().display(), %error, "cannot remove an old spool");
+        }
+    }
+}
+
+/// Nobody's: a server was killed while it built it, or its entry cannot be read.
+async fn release_unknown(client: Arc<Client>, id: SandboxId) {
+    tracing::warn!(sandbox = %id, "releasing a sandbox that nothing tells of");
+    if let Err(error) = client.release(&id).await {
+        tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
+    }
+}
+
+async fn adopt(inner: Arc<Inner>, jail: Jail, conn: Conn, entry: SandboxV1) {
+    let id = jail.id.clone();
+    let mut meta = entry.meta();
+    Arc::make_mut(&mut meta.spec).limits = jail.limits;
+    let seat = Seat {
+        id: id.clone(),
+        conn,
+        link: inner.link.clone(),
+        meta,
+        spool: inner.spool(&id),
+        durable: true,
+        leftovers: vec![inner.ledger.path(&id)],
+        adopted: Some(jail.frozen),
+    };
+    let (handle, ready) = match Handle::seat(seat) {
+        Ok(seated) => seated,
+        Err(error) => return tracing::error!(sandbox = %id, %error, "cannot adopt a sandbox"),
+    };
+    inner.enter(&handle);
+    match tokio::time::timeout(REPORT, ready.wait()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => return tracing::warn!(sandbox = %id, %failure, "a sandbox ended while it was adopted"),
+        Err(_) => tracing::error!(sandbox = %id, "a sandbox's init does not report"),
+    }
+    if entry.claimed {
+        return tracing::info!(sandbox = %id, execs = handle.execs().len(), "adopted a sandbox");
+    }
+    let unused = handle.execs().is_empty() && handle.phase() == Phase::Running;
+    let mut state = inner.state();
+    if unused && state.policy.is_on() && fit(&handle.spec(), &inner.pool_spec) == Fit::Yes {
+        state.ready.push_back(handle);
+        tracing::info!(sandbox = %id, "adopted a ready sandbox");
+    } else {
+        drop(state);
+        inner.abandon(handle);
+    }
+}
+
+/// Passes on the warden's news; when the connection ends, gets another.
+pub(crate) async fn watch(inner: Arc<Inner>, mut gone: Gone) {
+    loop {
+        while let Some((id, status)) = gone.recv().await {
+            tracing::debug!(sandbox = %id, status, "the warden says a sandbox is gone");
+            let handle = inner.state().sandboxes.get(&id).cloned();
+            if let Some(handle) = handle {
+                handle.lost();
+            }
+        }
+        if inner.leaving.load(Ordering::Relaxed) {
+            return;
+        }
+        inner.link.set(None);
+        lock(&inner.warden).pid = 0;
+        if inner.private {
+            tracing::error!("the warden ended");
+            let handles: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
+            return handles.iter().for_each(Handle::lost);
+        }
+        tracing::error!("the connection to the warden is lost");
+        gone = reconnect(&inner).await;
+    }
+}
+
+async fn reconnect(inner: &Arc<Inner>) -> Gone {
+    loop {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1..=ATTEMPTS {
+            let again = async { take_over(inner, connect(&inner.data_dir).await?).await };
+            match again.await {
+                Ok(gone) => {
+                    tracing::warn!(attempt, pid = lock(&inner.warden).pid, "connected to a warden again");
+                    inner.pool_kick.notify_one();
+                    return gone;
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(attempt, %error, cause, "cannot get the warden back");
+                }
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        tokio::select! {
+            () = inner.warden_kick.notified() => {}
+            () = sleep(GIVEN_UP) => {}
+        }
+    }
+}
+
+/// Keeps the pool at its watermark, one at a time, at most half of the time, and not while somebody waits for a sandbox.
+pub(crate) async fn refill(inner: Arc<Inner>) {
+    let mut backoff = FIRST_PAUSE;
+    loop {
+        let action = {
+            let state = inner.state();
+            state.policy.next(state.ready.len() as u32)
+        };
+        match action {
+            Action::Build => {
+                let since = Instant::now();
+                while inner.is_busy() && since.elapsed() < POLITE {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                let begun = Instant::now();
+                match inner.build_ready().await {
+                    Ok(()) => {
+                        backoff = FIRST_PAUSE;
+                        sleep(begun.elapsed()).await;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "cannot build a sandbox for the pool");
+                        sleep(backoff).await;
+                        backoff = (backoff * 2).min(MOST_BACKOFF);
+                    }
+                }
+            }
+            Action::Shed => {
+                let surplus = inner.state().ready.pop_front();
+                if let Some(handle) = surplus {
+                    inner.abandon(handle);
+                }
+            }
+            Action::Rest => {
+                tokio::select! {
+                    () = inner.pool_kick.notified() => {}
+                    () = sleep(CALM) => inner.state().policy.calm(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! A node with a real warden and real sandboxes. Needs root, or a host where an ordinary user may make namespaces.
+
+mod execs;
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // This very program, started as the warden.
+    if let Some(code) = csb_warden::entry() {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    // Sandboxes of one test must not slow another's.
+    arguments.test_threads.get_or_insert(1);
+    let trials: Vec<Trial> = execs::trials();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
