@@ -428,6 +428,13 @@ pub struct ExecView {
     /// What ended it, when not itself: `timeout`, `oom`, `pids`, `disk`, `signal`, `released`.
     #[schema(value_type = Option<String>)]
     pub killed_by: Option<KilledBy>,
+    /// In the last event of a session's stream: what `handler` returned, when the code defines one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<serde_json::Value>,
+    /// Something the caller should know about `result`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl ExecView {
@@ -445,6 +452,8 @@ impl ExecView {
             duration_ms: result.map(|r| r.duration_ms),
             truncated: result.map(|r| r.truncated),
             killed_by: result.and_then(|r| r.killed_by),
+            result: None,
+            note: None,
         }
     }
 }

@@ -37,11 +37,10 @@ pub enum NetworkName {
 }
 
 /// Where a sandbox's writes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StorageName {
     /// Memory; counts as the sandbox's memory.
-    #[default]
     Memory,
     /// A file system image on the host's disk.
     Disk,
@@ -142,7 +141,7 @@ pub struct SandboxRequest {
     /// Network; default `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
-    /// Storage; default `memory`.
+    /// Storage; default `memory` where `resources.disk` fits in three quarters of `resources.memory`, else `disk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageName>,
     /// Environment of every exec.
@@ -181,9 +180,10 @@ impl SandboxRequest {
             template: check_name("template", self.template.as_deref())?,
             limits: self.resources.unwrap_or_default().over(&Limits::default())?,
             net,
-            upper: match self.storage.unwrap_or_default() {
-                StorageName::Memory => Upper::Memory,
-                StorageName::Disk => Upper::Disk,
+            upper: match self.storage {
+                None => Upper::Auto,
+                Some(StorageName::Memory) => Upper::Memory,
+                Some(StorageName::Disk) => Upper::Disk,
             },
             env: self.env.clone().unwrap_or_default(),
             volumes: Vec::new(),

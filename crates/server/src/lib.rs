@@ -1,1 +1,182 @@
-//! x
+//! Owns the control plane: HTTP, authorisation, state in the database.
+//! Knows nothing of how a sandbox is built; it asks the node.
+//!
+//! `serve` starts everything and returns a [`Running`] server. The way of a request: `http` reads it, `app` decides and
+//! acts, `db` remembers, the node does.
+
+mod app;
+pub mod auth;
+pub mod config;
+pub mod db;
+mod http;
+pub mod keys;
+pub mod logging;
+mod metrics;
+mod reconcile;
+
+pub use app::AppError;
+pub use config::{Config, ConfigError, Sources};
+pub use http::openapi_json;
+
+use app::App;
+use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
+use csb_api::Role;
+use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_types::SandboxSpec;
+use db::{Db, DbError};
+use std::{
+    fs::DirBuilder,
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be made or written.
+    #[error("cannot use data directory `{}`", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The secret that signs tokens cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The sandboxes of this host cannot be managed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// What runs could not be compared with what should.
+    #[error("cannot take over what runs: {0}")]
+    Reconcile(AppError),
+}
+
+/// A server at work.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub local_addrs: Vec<SocketAddr>,
+    /// The file with the first admin key, if this start made it.
+    pub new_admin_key: Option<PathBuf>,
+    /// What the start found running and finished.
+    pub found: reconcile::Found,
+    app: Arc<App>,
+    served: tokio::task::JoinHandle<()>,
+    reconciled: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// The first address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addrs[0]
+    }
+
+    /// The node, for the command line and for tests.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.app.node
+    }
+
+    /// Ends the server: no new connections, requests under way may end, streams are cut. Sandboxes go on.
+    pub async fn shutdown(self) {
+        self.app.stopping.cancel();
+        for task in [self.served, self.reconciled] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the server had ended early");
+            }
+        }
+        self.app.tasks.close();
+        if tokio::time::timeout(self.app.config.shutdown_grace, self.app.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.app.tasks.len(), "work under way is left to the next start");
+        }
+        self.app.node.shutdown().await;
+        self.app.db.close().await;
+    }
+}
+
+/// Makes the data directory, for its owner only.
+fn make_data_dir(path: &Path) -> Result<(), ServeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| ServeError::DataDir { path: path.to_owned(), source })
+}
+
+/// Starts a server. When this returns, it answers requests.
+pub async fn serve(config: Config) -> Result<Running, ServeError> {
+    let config = Arc::new(config);
+    make_data_dir(&config.data_dir)?;
+    if !config.unknown_env.is_empty() {
+        tracing::warn!(names = config.unknown_env.join(", "), "these variables are no settings");
+    }
+    // Addresses first: the error that a user meets most often should leave nothing behind.
+    let mut listeners = Vec::new();
+    for &address in &config.listen {
+        let bound = http::Listener::bind(address).await;
+        listeners.push(bound.map_err(|source| ServeError::Listen { address, source })?);
+    }
+    let local_addrs = listeners.iter().map(http::Listener::address).collect();
+
+    let pool = PoolConfig {
+        min: config.pool_min,
+        max: config.pool_max,
+        spec: SandboxSpec { template: config.default_template.clone(), ..SandboxSpec::default() },
+    };
+    // The node's lock on the data directory also keeps a second server away from the database.
+    let node = Node::start(NodeConfig {
+        data_dir: config.data_dir.clone(),
+        warden: WardenSource::Daemon,
+        pool,
+        default_template: config.default_template.clone(),
+        aliases: config.aliases.clone(),
+    })
+    .await?;
+    let db = Db::open(&config.database).await?;
+    let secret = match &config.jwt_secret {
+        Some(secret) => secret.clone(),
+        None => load_or_make(&config.data_dir.join("jwt.secret"))?,
+    };
+    let auth = Authenticator::new(Jwt::new(secret.reveal().as_bytes(), config.token_ttl), db.clone());
+    let new_admin_key = first_admin_key(&config, &db).await?;
+
+    let app = App::new(config, db, node, auth);
+    let found = reconcile::at_start(&app).await.map_err(ServeError::Reconcile)?;
+    if found != reconcile::Found::default() {
+        tracing::info!(?found, "took over what runs");
+    }
+    let served = tokio::spawn(http::serve(listeners, http::router(app.clone()), app.clone()));
+    let reconciled = tokio::spawn(reconcile::run(app.clone()));
+    Ok(Running { local_addrs, new_admin_key, found, app, served, reconciled })
+}
+
+/// Outside `--dev` nobody could do anything without a key, so the first start makes one.
+async fn first_admin_key(config: &Config, db: &Db) -> Result<Option<PathBuf>, ServeError> {
+    if config.dev || db.has_admin_key().await? {
+        return Ok(None);
+    }
+    let path = config.data_dir.join("admin.key");
+    // Written before it is stored: a crash between the two leaves a file that the next start replaces.
+    let key = auth::generate_key();
+    write_private(&path, &key).map_err(|source| SecretError::Io { path: path.clone(), source })?;
+    let new = db::NewKey {
+        id: format!("key-{}", hex::encode(rand::random::<[u8; 8]>())),
+        hash: auth::hash_key(&key),
+        user_id: "admin".into(),
+        role: Role::Admin,
+        name: Some("made at first start".into()),
+    };
+    db.add_key(&new).await?;
+    Ok(Some(path))
+}

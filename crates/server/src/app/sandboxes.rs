@@ -1,0 +1,311 @@
+//! Sandboxes: create, find, list, pause, resume, change, release, expire.
+
+use super::{
+    App, AppError, Idem, Outcome, Owned,
+    idempotency::{Claimed, Turn},
+};
+use crate::{
+    auth::Identity,
+    db::{After, NewSandbox},
+};
+use csb_api::{
+    Invalid, KindName, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
+    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
+};
+use csb_node::Handle;
+use csb_types::{Phase, SandboxId, SandboxSpec, Upper};
+use std::{sync::Arc, time::Duration};
+
+/// A caller's sandbox.
+#[derive(Debug, Clone)]
+pub struct Mine {
+    /// The sandbox.
+    pub handle: Handle,
+    /// Its owner.
+    pub owned: Arc<Owned>,
+}
+
+impl Mine {
+    /// As the API shows it.
+    pub fn view(&self) -> SandboxView {
+        let (handle, spec) = (&self.handle, self.handle.spec());
+        SandboxView {
+            sandbox_id: handle.id().to_string(),
+            user_id: self.owned.user_id.to_string(),
+            state: handle.phase().into(),
+            kind: KindName::Process,
+            template: spec.template.clone(),
+            resources: (&spec.limits).into(),
+            network: NetworkName::None,
+            storage: match spec.decided_upper() {
+                Upper::Disk => StorageName::Disk,
+                Upper::Memory | Upper::Auto => StorageName::Memory,
+            },
+            metadata: spec.metadata.clone(),
+            hostname: spec.hostname.clone().unwrap_or_else(|| handle.id().to_string()),
+            started_by: handle.started_by().into(),
+            start_ms: handle.start_micros() as f64 / 1000.0,
+            created_at: time_from_ms(handle.created_ms()),
+            expires_at: self.owned.expires_ms.map(time_from_ms),
+        }
+    }
+}
+
+/// A sandbox that is made but not stored yet; released again unless it is kept.
+pub(super) struct Fresh {
+    app: Arc<App>,
+    handle: Handle,
+    pub owned: Option<(super::owners::Room, Owned)>,
+}
+
+impl Fresh {
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub fn row(&self) -> NewSandbox {
+        let (user_id, session_id, expires_ms) = match &self.owned {
+            Some((_, o)) => (o.user_id.to_string(), o.session_id.clone(), o.expires_ms),
+            None => Default::default(),
+        };
+        NewSandbox {
+            id: self.handle.id().to_string(),
+            user_id,
+            session_id,
+            created_ms: self.handle.created_ms(),
+            expires_ms,
+        }
+    }
+
+    /// As it will look.
+    pub fn view(&self) -> SandboxView {
+        let row = self.row();
+        let owned = Owned::new(row.user_id.into(), row.session_id, row.expires_ms);
+        Mine { handle: self.handle.clone(), owned: Arc::new(owned) }.view()
+    }
+
+    /// It is stored: from now on it is the caller's.
+    pub fn keep(mut self) -> Option<Mine> {
+        let (room, owned) = self.owned.take()?;
+        let owned = room.fill(self.handle.id().clone(), owned);
+        self.app.watch(self.handle.clone());
+        Some(Mine { handle: self.handle.clone(), owned })
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some(owned) = self.owned.take() {
+            let handle = self.handle.clone();
+            // Storing it failed: nobody knows of it, so nobody would ever release it.
+            self.app.tasks.spawn(async move {
+                if let Err(error) = handle.release().await {
+                    tracing::error!(sandbox = %handle.id(), %error, "an unstored sandbox was not released");
+                }
+                drop(owned);
+            });
+        }
+    }
+}
+
+impl App {
+    /// Runs `work` to its end even if the caller hangs up meanwhile.
+    pub(super) async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, AppError>> + Send + 'static,
+    ) -> Result<T, AppError> {
+        use tracing::Instrument as _;
+        match self.tasks.spawn(work.in_current_span()).await {
+            Ok(result) => result,
+            Err(error) => Err(AppError::internal(format!("a task ended early: {error}"))),
+        }
+    }
+
+    /// The sandbox of this id, if it is the caller's. Someone else's is answered like one that never was.
+    pub fn sandbox(&self, who: &Identity, id: &str) -> Result<Mine, AppError> {
+        let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
+        let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
+        let owned = owned.ok_or_else(|| AppError::no_sandbox(id))?;
+        let handle = self.node.get(&parsed).ok_or_else(|| AppError::no_sandbox(id))?;
+        owned.touch();
+        Ok(Mine { handle, owned })
+    }
+
+    /// With the configured template where none was asked for.
+    pub(super) fn with_template(&self, mut spec: SandboxSpec) -> SandboxSpec {
+        if spec.template.is_empty() {
+            spec.template.clone_from(&self.config.default_template);
+        }
+        spec
+    }
+
+    /// The lifetime asked for or configured, as ms from now.
+    pub(super) fn lifetime(&self, asked: Option<Seconds>) -> Result<Option<Duration>, Invalid> {
+        match asked {
+            Some(seconds) => seconds.duration("timeout", Duration::from_secs(1), self.config.lifetime_max).map(Some),
+            None => Ok(self.config.lifetime_default),
+        }
+    }
+
+    /// Makes a sandbox on the node, not stored yet.
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        user_id: &Arc<str>,
+        spec: SandboxSpec,
+        session_id: Option<String>,
+        lifetime: Option<Duration>,
+    ) -> Result<Fresh, AppError> {
+        let room = self.owners.room(user_id, self.config.sandboxes_per_user)?;
+        let handle = self.node.create(spec).await.inspect_err(|_| self.metrics.create_failed())?;
+        self.metrics.created(handle.started_by(), handle.start_micros());
+        let expires_ms = lifetime.map(|l| handle.created_ms() + l.as_millis() as i64);
+        let owned = Owned::new(user_id.clone(), session_id, expires_ms);
+        Ok(Fresh { app: self.clone(), handle, owned: Some((room, owned)) })
+    }
+
+    /// Creates a sandbox.
+    pub async fn create_sandbox(
+        self: &Arc<Self>,
+        who: &Identity,
+        request: SandboxRequest,
+        idem: Option<Idem>,
+    ) -> Result<Outcome<SandboxView>, AppError> {
+        let spec = self.with_template(request.to_spec()?);
+        let lifetime = self.lifetime(request.timeout)?;
+        let claimed = match self.turn(who, idem).await? {
+            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
+            Turn::Ours(claimed) => Some(claimed),
+            Turn::Free => None,
+        };
+        let (app, user_id) = (self.clone(), who.user_id.clone());
+        self.finish(async move {
+            let fresh = app.make(&user_id, spec, None, lifetime).await?;
+            let answer = claimed.as_ref().map(|c| c.answer(201, &fresh.view())).transpose()?;
+            app.db.add_sandbox(&fresh.row(), answer.as_ref()).await?;
+            claimed.map(Claimed::answered);
+            let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
+            Ok(Outcome::Made(mine.view()))
+        })
+        .await
+    }
+
+    /// A part of the list of the caller's sandboxes (an admin's: of all).
+    pub async fn list_sandboxes(
+        &self,
+        who: &Identity,
+        state: Option<SandboxState>,
+        after: Option<After>,
+        limit: u32,
+    ) -> Result<Page<SandboxView>, AppError> {
+        let user = (who.role != Role::Admin).then_some(&*who.user_id);
+        let rows = self.db.list_sandboxes(user, state, after.as_ref(), limit + 1).await?;
+        let more = rows.len() > limit as usize;
+        let rows = &rows[..rows.len().min(limit as usize)];
+        let next_cursor = rows.last().filter(|_| more).map(|r| super::execs::cursor(r.created_ms, &r.id));
+        // A row without a sandbox has ended this moment; its watcher is about to say so.
+        let found = rows.iter().filter_map(|r| {
+            let id: SandboxId = r.id.parse().ok()?;
+            Some(Mine { handle: self.node.get(&id)?, owned: self.owners.get(&id)? }.view())
+        });
+        Ok(Page { items: found.collect(), next_cursor })
+    }
+
+    /// Freezes every process.
+    pub async fn pause(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
+        let app = self.clone();
+        self.finish(async move {
+            if mine.handle.phase() != Phase::Paused {
+                mine.handle.pause().await?;
+            }
+            app.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Paused).await?;
+            Ok(mine.view())
+        })
+        .await
+    }
+
+    /// Undoes `pause`.
+    pub async fn resume(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
+        let app = self.clone();
+        self.finish(async move {
+            if mine.handle.phase() != Phase::Running {
+                mine.handle.resume().await?;
+            }
+            app.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Running).await?;
+            Ok(mine.view())
+        })
+        .await
+    }
+
+    /// Changes limits.
+    pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
+        let limits = request.resources.over(&mine.handle.spec().limits)?;
+        self.finish(async move {
+            mine.handle.set_limits(limits).await?;
+            Ok(mine.view())
+        })
+        .await
+    }
+
+    /// What it uses.
+    pub async fn stats(&self, mine: &Mine) -> Result<StatsView, AppError> {
+        let usage = mine.handle.usage().await?;
+        Ok(StatsView::new(mine.handle.id().as_str(), &usage, &mine.handle.spec().limits))
+    }
+
+    /// Ends a sandbox; returns when nothing is left of it.
+    pub async fn release(self: &Arc<Self>, handle: Handle) -> Result<(), AppError> {
+        let app = self.clone();
+        self.finish(async move {
+            // Intent first: if the server dies now, the next one finishes it.
+            app.db.set_sandbox_state(handle.id().as_str(), SandboxState::Releasing).await?;
+            handle.release().await?;
+            app.ended(handle.id()).await
+        })
+        .await
+    }
+
+    /// Releases by id; a second time is not an error for its owner.
+    pub async fn release_by_id(self: &Arc<Self>, who: &Identity, id: &str) -> Result<ReleaseView, AppError> {
+        let view = ReleaseView { sandbox_id: id.to_owned(), released: true };
+        match self.sandbox(who, id) {
+            Ok(mine) => self.release(mine.handle).await.map(|()| view),
+            Err(missing) => match self.db.sandbox_owner(id).await? {
+                Some(owner) if who.may_see(&owner) => Ok(view),
+                _ => Err(missing),
+            },
+        }
+    }
+
+    /// Records that nothing is left of a sandbox.
+    pub(crate) async fn ended(&self, id: &SandboxId) -> Result<(), AppError> {
+        self.owners.remove(id);
+        self.db.end_sandbox(id.as_str()).await?;
+        Ok(())
+    }
+
+    /// Adds a sandbox that was running when the server started.
+    pub(crate) fn adopt(self: &Arc<Self>, handle: Handle, owned: Owned) {
+        self.owners.adopt(handle.id().clone(), owned);
+        self.watch(handle);
+    }
+
+    /// Live sandboxes and their owners.
+    pub(crate) fn owners(&self) -> &super::Owners {
+        &self.owners
+    }
+
+    fn watch(self: &Arc<Self>, handle: Handle) {
+        let app = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = app.stopping.cancelled() => {}
+                () = handle.gone() => {
+                    // If this fails, reconciliation records it.
+                    if let Err(error) = app.ended(handle.id()).await {
+                        tracing::warn!(sandbox = %handle.id(), %error, "the end of a sandbox is not recorded yet");
+                    }
+                }
+            }
+        });
+    }
+}

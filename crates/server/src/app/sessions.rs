@@ -1,0 +1,280 @@
+//! Sessions: what a user keeps. A session is bound to one sandbox at a time.
+//!
+//! When its sandbox is gone (its host restarted, its first process died), the next use starts a new one from the same
+//! template. Files and processes of the old one are lost then, and `note` says so.
+
+use super::{
+    App, AppError, CodeRun, Idem, Outcome,
+    code::HandlerCall,
+    idempotency::{Claimed, Turn},
+    sandboxes::Mine,
+};
+use crate::{
+    auth::Identity,
+    db::{After, SessionRow, now_ms},
+};
+use csb_api::{
+    ErrorCode, ExecResultView, Page, ResourcesView, Role, RunCodeRequest, SandboxState, Seconds, SessionRequest,
+    SessionState, SessionView, time_from_ms,
+};
+use csb_types::{Phase, SandboxId, SessionId};
+use serde_json::Value;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+const LOST: &str =
+    "the sandbox of this session had ended, so a new one was started; files and processes of the old one are lost";
+
+/// As the API shows it.
+pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
+    let spec = row.request.to_spec()?;
+    Ok(SessionView {
+        session_id: row.id.clone(),
+        sandbox_id: row.sandbox_id.clone(),
+        user_id: row.user_id.clone(),
+        template_id: row.template.clone(),
+        state: row.state,
+        timeout: row.timeout_ms.map(|ms| Seconds(ms as f64 / 1000.0)),
+        resources: ResourcesView::from(&spec.limits),
+        metadata: spec.metadata,
+        created_at: time_from_ms(row.created_ms),
+        updated_at: time_from_ms(row.updated_ms),
+        expires_at: row.expires_ms.map(time_from_ms),
+        note: row.note.clone(),
+    })
+}
+
+impl App {
+    /// Creates a session and its first sandbox.
+    pub async fn create_session(
+        self: &Arc<Self>,
+        who: &Identity,
+        request: SessionRequest,
+        idem: Option<Idem>,
+    ) -> Result<Outcome<SessionView>, AppError> {
+        let sandbox_request = request.sandbox_request()?;
+        let spec = self.with_template(sandbox_request.to_spec()?);
+        let lifetime = self.lifetime(request.timeout)?;
+        let claimed = match self.turn(who, idem).await? {
+            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
+            Turn::Ours(claimed) => Some(claimed),
+            Turn::Free => None,
+        };
+        let (app, user_id) = (self.clone(), who.user_id.clone());
+        self.finish(async move {
+            let id = SessionId::random().to_string();
+            let template = request.template_id.unwrap_or_else(|| spec.template.clone());
+            let fresh = app.make(&user_id, spec, Some(id.clone()), None).await?;
+            let now = now_ms();
+            let row = SessionRow {
+                id,
+                user_id: user_id.to_string(),
+                state: SessionState::Running,
+                sandbox_id: Some(fresh.handle().id().to_string()),
+                request: sandbox_request,
+                template,
+                note: None,
+                timeout_ms: lifetime.map(|l| l.as_millis() as i64),
+                created_ms: now,
+                updated_ms: now,
+                expires_ms: lifetime.map(|l| now + l.as_millis() as i64),
+            };
+            let view = session_view(&row)?;
+            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
+            app.db.add_session(&row, &fresh.row(), answer.as_ref()).await?;
+            claimed.map(Claimed::answered);
+            fresh.keep();
+            Ok(Outcome::Made(view))
+        })
+        .await
+    }
+
+    /// The session of this id, if it is the caller's. Someone else's is answered like one that never was.
+    pub async fn session(&self, who: &Identity, id: &str) -> Result<SessionRow, AppError> {
+        let _: SessionId = id.parse().map_err(|_| AppError::no_session(id))?;
+        let row = self.db.session(id).await?.filter(|row| who.may_see(&row.user_id));
+        row.ok_or_else(|| AppError::no_session(id))
+    }
+
+    /// A part of the list of the caller's sessions (an admin's: of all).
+    pub async fn list_sessions(
+        &self,
+        who: &Identity,
+        after: Option<After>,
+        limit: u32,
+    ) -> Result<Page<SessionView>, AppError> {
+        let user = (who.role != Role::Admin).then_some(&*who.user_id);
+        let mut rows = self.db.list_sessions(user, after.as_ref(), limit + 1).await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next_cursor = rows.last().filter(|_| more).map(|r| super::execs::cursor(r.created_ms, &r.id));
+        let items: Result<Vec<_>, _> = rows.iter().map(session_view).collect();
+        Ok(Page { items: items?, next_cursor })
+    }
+
+    /// Freezes a session's sandbox.
+    pub async fn pause_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
+        let _lock = self.lock_session(id).await;
+        let row = self.open_session(who, id).await?;
+        if let Some(mine) = self.bound(&row) {
+            self.pause(mine).await?;
+        }
+        self.db.set_session_state(id, SessionState::Paused).await?;
+        session_view(&self.session(who, id).await?)
+    }
+
+    /// Thaws a session's sandbox; a new one where the old one is gone.
+    pub async fn resume_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
+        let lock = self.lock_session(id).await;
+        let row = self.open_session(who, id).await?;
+        let app = self.clone();
+        let who = who.clone();
+        self.finish(async move {
+            let _lock = lock;
+            app.bind(&row).await.map(drop)?;
+            app.db.set_session_state(&row.id, SessionState::Running).await?;
+            session_view(&app.session(&who, &row.id).await?)
+        })
+        .await
+    }
+
+    /// Ends a session and its sandbox.
+    pub async fn delete_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<(), AppError> {
+        let lock = self.lock_session(id).await;
+        let row = self.session(who, id).await?;
+        let app = self.clone();
+        self.finish(async move {
+            let _lock = lock;
+            app.db.set_session_state(&row.id, SessionState::Closed).await?;
+            if let Some(mine) = app.bound(&row) {
+                app.release(mine.handle).await?;
+            }
+            app.db.remove_session(&row.id).await?;
+            app.forget_lock(&row.id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Closes a session whose time has passed; it can be looked at until it is forgotten.
+    pub(crate) async fn close_session(self: &Arc<Self>, row: &SessionRow, note: &str) -> Result<(), AppError> {
+        let _lock = self.lock_session(&row.id).await;
+        // Bound again, perhaps, while the lock was waited for.
+        let Some(row) = self.db.session(&row.id).await? else { return Ok(()) };
+        self.db.close_session(&row.id, note).await?;
+        if let Some(mine) = self.bound(&row) {
+            self.release(mine.handle).await?;
+        }
+        self.forget_lock(&row.id);
+        Ok(())
+    }
+
+    /// Starts code in a session.
+    pub async fn session_execute(
+        self: &Arc<Self>,
+        who: &Identity,
+        id: &str,
+        run: RunCodeRequest,
+        event: Option<Value>,
+    ) -> Result<(CodeRun, Option<String>), AppError> {
+        let lock = self.lock_session(id).await;
+        let row = self.open_session(who, id).await?;
+        if row.state == SessionState::Paused {
+            let message = format!("session `{id}` is paused");
+            return Err(AppError::new(ErrorCode::SandboxPaused, message)
+                .hint("resume it with POST /api/v1/sessions/{id}/resume"));
+        }
+        let (app, id) = (self.clone(), row.id.clone());
+        let (mine, note) = self
+            .finish(async move {
+                let _lock = lock;
+                let bound = app.bind(&row).await?;
+                app.db.touch_session(&row.id).await?;
+                Ok(bound)
+            })
+            .await?;
+        let call = HandlerCall { event, session_id: id };
+        Ok((self.run_code(&mine, &run, Some(call)).await?, note))
+    }
+
+    /// The result of code that ran in a session's sandbox.
+    pub async fn session_result(
+        &self,
+        who: &Identity,
+        id: &str,
+        exec_id: &str,
+        wait: Duration,
+    ) -> Result<ExecResultView, AppError> {
+        let row = self.session(who, id).await?;
+        let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(exec_id))?;
+        let exec = self.find_exec(&mine, exec_id)?;
+        let mut view = self.exec_result(&exec, wait).await?;
+        let kept = self.kept_result(&mine.handle, &exec).await?;
+        (view.result, view.note, view.session_id) = (kept.result, kept.note, Some(row.id));
+        Ok(view)
+    }
+
+    async fn open_session(&self, who: &Identity, id: &str) -> Result<SessionRow, AppError> {
+        let row = self.session(who, id).await?;
+        if row.state == SessionState::Closed {
+            let message = format!("session `{id}` is closed");
+            return Err(AppError::new(ErrorCode::SessionNotFound, message).hint("create a new session"));
+        }
+        Ok(row)
+    }
+
+    /// The sandbox bound to a session, if it lives.
+    fn bound(&self, row: &SessionRow) -> Option<Mine> {
+        let id: SandboxId = row.sandbox_id.as_ref()?.parse().ok()?;
+        let mine = Mine { handle: self.node.get(&id)?, owned: self.owners.get(&id)? };
+        if matches!(mine.handle.phase(), Phase::Releasing | Phase::Gone) {
+            return None;
+        }
+        mine.owned.touch();
+        Some(mine)
+    }
+
+    /// A running sandbox for a session: the bound one, thawed if need be, or a new one. Its lock is held.
+    async fn bind(self: &Arc<Self>, row: &SessionRow) -> Result<(Mine, Option<String>), AppError> {
+        if let Some(mine) = self.bound(row) {
+            if mine.handle.phase() == Phase::Paused {
+                mine.handle.resume().await?;
+                self.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Running).await?;
+            }
+            return Ok((mine, None));
+        }
+        let spec = self.with_template(row.request.to_spec()?);
+        let user_id: Arc<str> = row.user_id.as_str().into();
+        let fresh = self.make(&user_id, spec, Some(row.id.clone()), None).await?;
+        let sandbox_id = fresh.handle().id().to_string();
+        self.db.add_sandbox(&fresh.row(), None).await?;
+        if !self.db.bind_session(&row.id, &sandbox_id, Some(LOST)).await? {
+            self.db.end_sandbox(&sandbox_id).await?;
+            return Err(AppError::no_session(&row.id));
+        }
+        let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
+        Ok((mine, Some(LOST.into())))
+    }
+
+    async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
+            if locks.len() > 10_000 {
+                // Ids that nobody holds: unknown ones asked for, and idle ones.
+                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            }
+            locks.entry(id.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    fn forget_lock(&self, id: &str) {
+        let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Someone may wait for it; then it stays until the next sweep.
+        if locks.get(id).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
+            locks.remove(id);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The table of settings: name, variable, default, meaning and how the text is read.
+
+use super::{Config, LogFormat, Secret};
+use csb_types::{parse_bytes, parse_duration};
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+/// One setting.
+pub(super) struct Setting {
+    /// Name in the file and for `--set`.
+    pub key: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    /// Default as text; empty: none.
+    pub default: &'static str,
+    /// What happens without a default, for the reference.
+    pub absent: &'static str,
+    /// What it means, for the reference.
+    pub about: &'static str,
+    /// Reads the text.
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
+    let value: Option<T> = text.trim().parse().ok().filter(|v| *v >= least && *v <= most);
+    value.ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" | "" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+fn duration(text: &str, least: Duration) -> Result<Duration, String> {
+    let value = parse_duration(text).map_err(|e| e.to_string())?;
+    if value < least || value > Duration::from_secs(3650 * 86400) {
+        return Err(format!("`{text}` is not between {least:?} and 3650d"));
+    }
+    Ok(value)
+}
+
+fn duration_or_off(text: &str, least: Duration) -> Result<Option<Duration>, String> {
+    match text.trim() {
+        "off" | "0" => Ok(None),
+        text => duration(text, least).map(Some),
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 128 || text.contains(char::is_whitespace) {
+        return Err(format!("`{text}` is not a name of 1 to 128 characters without spaces"));
+    }
+    Ok(text.to_owned())
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        env: "CSB_LISTEN",
+        default: "127.0.0.1:8080",
+        absent: "",
+        about: "Addresses to serve on, separated by commas. Port 0 takes a free one",
+        set: |c, text| {
+            let list: Result<Vec<SocketAddr>, String> = text
+                .split(',')
+                .map(|a| {
+                    let a = a.trim();
+                    // `localhost` alone among names: resolving others at start would make the address a guess.
+                    let a = a.strip_prefix("localhost:").map_or(a.to_owned(), |port| format!("127.0.0.1:{port}"));
+                    a.parse().map_err(|_| format!("`{a}` is not an address such as `127.0.0.1:8080` or `[::1]:8080`"))
+                })
+                .collect();
+            c.listen = list?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "data_dir",
+        env: "CSB_DATA_DIR",
+        default: "",
+        absent: "`$XDG_DATA_HOME/csb`, `~/.local/share/csb` or `/var/lib/csb`",
+        about: "Directory of everything the server keeps; made with mode 0700",
+        set: |c, text| {
+            c.data_dir = PathBuf::from(text);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "dev",
+        env: "CSB_DEV",
+        default: "false",
+        absent: "",
+        about: "Development: loopback only, and a token of role `user` needs no credential",
+        set: |c, text| {
+            c.dev = flag(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "database.url",
+        env: "CSB_DATABASE_URL",
+        default: "",
+        absent: "`state.db` in the data directory",
+        about: "`sqlite:///path/to/file`",
+        set: |c, text| match text.strip_prefix("sqlite://") {
+            Some(path) if path.starts_with('/') => {
+                c.database = PathBuf::from(path);
+                Ok(())
+            }
+            _ => Err("this build keeps its state in SQLite: `sqlite:///absolute/path`".into()),
+        },
+    },
+    Setting {
+        key: "auth.jwt_secret",
+        env: "JWT_SECRET",
+        default: "",
+        absent: "made at first start, kept in `jwt.secret` (0600)",
+        about: "Key that signs tokens, at least 32 bytes. The known default `cloud-sandbox-secret` is refused outside `--dev`",
+        set: |c, text| {
+            if text.is_empty() {
+                return Err("it is empty; leave it out to have one made".into());
+            }
+            c.jwt_secret = Some(Secret::new(text));
+            Ok(())
+        },
+    },
+    Setting {
+        key: "auth.token_ttl",
+        env: "CSB_TOKEN_TTL",
+        default: "24h",
+        absent: "",
+        about: "How long a token is good",
+        set: |c, text| {
+            c.token_ttl = duration(text, SECOND)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "pool.min",
+        env: "POOL_MIN_SIZE",
+        default: "5",
+        absent: "",
+        about: "Sandboxes kept ready; 0 turns the pool off",
+        set: |c, text| {
+            c.pool_min = number(text, 0, 10_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "pool.max",
+        env: "POOL_MAX_SIZE",
+        default: "50",
+        absent: "",
+        about: "Most sandboxes kept ready when demand is high",
+        set: |c, text| {
+            c.pool_max = number(text, 0, 10_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "templates.default",
+        env: "SANDBOX_IMAGE",
+        default: "host",
+        absent: "",
+        about: "Template (or alias) of requests that name none. `host` shares the host's programs read-only; `python:3.11-slim` is an alias of it",
+        set: |c, text| {
+            c.default_template = name(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "rate.per_second",
+        env: "CSB_RATE_PER_SECOND",
+        default: "1000",
+        absent: "",
+        about: "Requests per second and user that refill the token bucket; 0 turns rate limits off. Without a credential: per address",
+        set: |c, text| {
+            c.rate_per_second = number(text, 0, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "rate.burst",
+        env: "CSB_RATE_BURST",
+        default: "2000",
+        absent: "",
+        about: "Size of the token bucket",
+        set: |c, text| {
+            c.rate_burst = number(text, 1, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "quota.sandboxes_per_user",
+        env: "CSB_SANDBOXES_PER_USER",
+        default: "10000",
+        absent: "",
+        about: "Sandboxes a user may have at once",
+        set: |c, text| {
+            c.sandboxes_per_user = number(text, 1, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "lifetime.default",
+        env: "CSB_LIFETIME_DEFAULT",
+        default: "off",
+        absent: "",
+        about: "Lifetime of sandboxes and sessions that ask for none (`timeout`), or `off`",
+        set: |c, text| {
+            c.lifetime_default = duration_or_off(text, SECOND)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "lifetime.max",
+        env: "CSB_LIFETIME_MAX",
+        default: "30d",
+        absent: "",
+        about: "Longest lifetime that may be asked for",
+        set: |c, text| {
+            c.lifetime_max = duration(text, SECOND)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "lifetime.idle",
+        env: "CSB_LIFETIME_IDLE",
+        default: "off",
+        absent: "",
+        about: "Release sandboxes and close sessions that ran nothing and were not used for this long, or `off`",
+        set: |c, text| {
+            c.idle_timeout = duration_or_off(text, SECOND)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "exec.max_output",
+        env: "CSB_EXEC_MAX_OUTPUT",
+        default: "64MiB",
+        absent: "",
+        about: "Largest `max_output_bytes` of an exec; a result is held in memory once when it is asked for",
+        set: |c, text| {
+            c.max_output = parse_bytes(text).map_err(|e| e.to_string())?;
+            if !(1..=1 << 30).contains(&c.max_output) { Err("it is between 1 byte and 1 GiB".into()) } else { Ok(()) }
+        },
+    },
+    Setting {
+        key: "http.json_limit",
+        env: "CSB_HTTP_JSON_LIMIT",
+        default: "4MiB",
+        absent: "",
+        about: "Largest JSON body; uploads of files are not limited by it",
+        set: |c, text| {
+            c.json_limit = parse_bytes(text).map_err(|e| e.to_string())?;
+            if !(1024..=1 << 30).contains(&c.json_limit) { Err("it is between 1 KiB and 1 GiB".into()) } else { Ok(()) }
+        },
+    },
+    Setting {
+        key: "http.header_timeout",
+        env: "CSB_HTTP_HEADER_TIMEOUT",
+        default: "15s",
+        absent: "",
+        about: "Time for the head of a request to arrive; also how long an idle connection is kept",
+        set: |c, text| {
+            c.header_timeout = duration(text, Duration::from_millis(100))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "http.body_timeout",
+        env: "CSB_HTTP_BODY_TIMEOUT",
+        default: "30s",
+        absent: "",
+        about: "Time for a JSON body to arrive, and longest pause inside an upload",
+        set: |c, text| {
+            c.body_timeout = duration(text, Duration::from_millis(100))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "http.connections",
+        env: "CSB_HTTP_CONNECTIONS",
+        default: "8192",
+        absent: "",
+        about: "Connections at once; never more than half of the descriptors the process may open",
+        set: |c, text| {
+            c.connections = number(text, 1, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "http.user_requests",
+        env: "CSB_HTTP_USER_REQUESTS",
+        default: "4096",
+        absent: "",
+        about: "Requests of one user under way at once, streams included",
+        set: |c, text| {
+            c.user_requests = number(text, 1, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "http.shutdown_grace",
+        env: "CSB_HTTP_SHUTDOWN_GRACE",
+        default: "10s",
+        absent: "",
+        about: "How long requests under way may take to end at shutdown",
+        set: |c, text| {
+            c.shutdown_grace = duration(text, Duration::ZERO)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "reconcile.interval",
+        env: "CSB_RECONCILE_INTERVAL",
+        default: "30s",
+        absent: "",
+        about: "How often the database is compared with what runs",
+        set: |c, text| {
+            c.reconcile_interval = duration(text, Duration::from_millis(100))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "log.format",
+        env: "CSB_LOG_FORMAT",
+        default: "text",
+        absent: "",
+        about: "`text` or `json`",
+        set: |c, text| {
+            c.log_format = match text {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                other => return Err(format!("`{other}` is neither `text` nor `json`")),
+            };
+            Ok(())
+        },
+    },
+    Setting {
+        key: "log.filter",
+        env: "CSB_LOG",
+        default: "info",
+        absent: "",
+        about: "What is logged: `warn`, `debug`, `info,csb_node=debug`",
+        set: |c, text| {
+            tracing_subscriber::EnvFilter::try_new(text).map_err(|e| format!("`{text}`: {e}"))?;
+            c.log_filter = text.to_owned();
+            Ok(())
+        },
+    },
+];

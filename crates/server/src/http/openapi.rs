@@ -1,0 +1,100 @@
+//! The OpenAPI description, collected from the handlers, and the page that shows it.
+
+use super::routes;
+use crate::app::App;
+use axum::Router;
+use std::sync::Arc;
+use utoipa::{
+    OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Cloud Sandbox",
+        description = "Runs code that nobody has read, safely. Every error has the shape of `ErrorBody`; its codes are explained in docs/errors.",
+        license(name = "MIT", identifier = "MIT"),
+        contact()
+    ),
+    components(schemas(csb_api::ErrorBody, csb_api::ErrorCode, csb_api::OutputEvent, csb_api::WsServer, csb_api::WsClient)),
+    modifiers(&Security),
+    security(("token" = []), ("api_key" = [])),
+    tags(
+        (name = "auth", description = "Tokens and API keys"),
+        (name = "sandboxes", description = "Confined process trees with their files"),
+        (name = "execs", description = "Commands and code in a sandbox"),
+        (name = "files", description = "Files of a sandbox"),
+        (name = "sessions", description = "What a user keeps while sandboxes come and go"),
+        (name = "simple", description = "The few calls that most programs need"),
+        (name = "server", description = "The server itself")
+    )
+)]
+struct Doc;
+
+struct Security;
+
+impl utoipa::Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        components
+            .add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+    }
+}
+
+/// Routes for anyone, routes for callers, and the description of both.
+pub(super) fn routes() -> (Router<Arc<App>>, Router<Arc<App>>, utoipa::openapi::OpenApi) {
+    let (open, open_doc) = routes::open().split_for_parts();
+    let (guarded, doc) = OpenApiRouter::with_openapi(Doc::openapi()).merge(routes::guarded()).split_for_parts();
+    (open, guarded, doc.merge_from(open_doc))
+}
+
+/// `/docs` and `/openapi.json`; the page's scripts are part of the program.
+pub(super) fn docs(doc: utoipa::openapi::OpenApi) -> Router<Arc<App>> {
+    SwaggerUi::new("/docs").url("/openapi.json", doc).into()
+}
+
+/// The description as it is committed.
+pub fn openapi_json() -> String {
+    let (_, _, doc) = routes();
+    let mut text = doc.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_in_the_repository_is_the_codes() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi/openapi.json");
+        if std::env::var_os("CSB_BLESS").is_some() {
+            std::fs::create_dir_all(std::path::Path::new(file).parent().unwrap()).unwrap();
+            std::fs::write(file, openapi_json()).unwrap();
+        }
+        let committed = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(committed == openapi_json(), "run `CSB_BLESS=1 cargo nextest run -p csb-server description`");
+    }
+
+    #[test]
+    fn every_operation_is_named_described_and_tells_its_errors() {
+        let doc: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        assert_eq!(doc["openapi"], "3.1.0");
+        let mut names = std::collections::HashSet::new();
+        for (path, item) in doc["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let name = operation["operationId"].as_str().unwrap_or_default();
+                assert!(names.insert(name.to_owned()), "{method} {path}: operation id `{name}` twice");
+                assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+                assert!(operation["tags"].is_array(), "{method} {path} has no tag");
+                if path.starts_with("/api") {
+                    assert!(operation["responses"]["default"].is_object(), "{method} {path} tells no error");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! An exec on a WebSocket: output out, stdin, signals and terminal sizes in. The exec does not notice who listens.
+
+use super::respond::{InFlight, RequestId, detail};
+use crate::app::{App, AppError, exec_view};
+use axum::extract::ws::{Message, WebSocket};
+use bytes::Bytes;
+use csb_api::{Invalid, PtySizeRequest, WsClient, WsServer, ws_frame};
+use csb_node::Exec;
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Largest frame of a client.
+pub const MOST_FRAME: usize = 1 << 20;
+const PING: Duration = Duration::from_secs(20);
+/// A peer that answers no ping for this long is gone.
+const SILENCE: Duration = Duration::from_secs(70);
+
+enum Input {
+    Bytes(Bytes),
+    Close,
+}
+
+/// Serves one socket until the exec ends, the client hangs up or the server stops.
+pub async fn attach(socket: WebSocket, app: Arc<App>, exec: Exec, from: u64, id: RequestId, held: Option<InFlight>) {
+    let (mut sink, source) = socket.split();
+    let (replies, mut pending) = mpsc::channel::<WsServer>(16);
+    let (stdin, feeds) = mpsc::channel::<Input>(16);
+    let writer = tokio::spawn(feed(exec.clone(), feeds, replies.clone(), id.clone()));
+    let output = async {
+        send(&mut sink, &WsServer::Start(exec_view(&exec))).await?;
+        let mut reader = exec.output(from);
+        let mut ping = tokio::time::interval(PING);
+        ping.reset();
+        loop {
+            tokio::select! {
+                chunk = reader.next() => match chunk {
+                    Some(c) => sink.send(Message::Binary(ws_frame(c.stream, c.seq, &c.bytes).into())).await?,
+                    None => break,
+                },
+                Some(reply) = pending.recv() => send(&mut sink, &reply).await?,
+                _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await?,
+                () = app.stopping.cancelled() => return sink.close().await,
+            }
+        }
+        exec.wait().await;
+        send(&mut sink, &WsServer::End(exec_view(&exec))).await?;
+        sink.close().await
+    };
+    let input = read(source, &exec, stdin, replies, &id);
+    tokio::pin!(output, input);
+    let ended = tokio::select! {
+        ended = &mut output => ended,
+        () = &mut input => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(exec = %exec.id(), %error, "socket");
+    }
+    writer.abort();
+    drop(held);
+}
+
+async fn send(sink: &mut SplitSink<WebSocket, Message>, frame: &WsServer) -> Result<(), axum::Error> {
+    let text = serde_json::to_string(frame).map_err(axum::Error::new)?;
+    sink.send(Message::Text(text.into())).await
+}
+
+/// Reads the client until it hangs up. A full stdin queue stops the reading, and so the client.
+async fn read(
+    mut source: SplitStream<WebSocket>,
+    exec: &Exec,
+    stdin: mpsc::Sender<Input>,
+    replies: mpsc::Sender<WsServer>,
+    id: &RequestId,
+) {
+    loop {
+        let Ok(Some(Ok(message))) = tokio::time::timeout(SILENCE, source.next()).await else { return };
+        let done = match message {
+            Message::Binary(bytes) => stdin.send(Input::Bytes(bytes)).await.map_err(|_| None),
+            Message::Text(text) => match serde_json::from_str::<WsClient>(&text) {
+                Ok(WsClient::CloseStdin) => stdin.send(Input::Close).await.map_err(|_| None),
+                Ok(request) => control(exec, request).await.map_err(Some),
+                Err(error) => Err(Some(Invalid::new(format!("frame: {error}")).into())),
+            },
+            Message::Close(_) => return,
+            Message::Ping(_) | Message::Pong(_) => Ok(()),
+        };
+        if let Err(Some(error)) = done
+            && replies.send(WsServer::Error(detail(&error, &id.0))).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn control(exec: &Exec, request: WsClient) -> Result<(), AppError> {
+    match request {
+        WsClient::Resize { cols, rows } => Ok(exec.resize(PtySizeRequest { cols, rows }.size()?)?),
+        WsClient::Signal { signal, tree } => Ok(exec.signal(signal.number()?, tree.unwrap_or(false)).await?),
+        WsClient::CloseStdin => Ok(()),
+    }
+}
+
+/// Writes stdin at the command's pace, apart from the reading of the socket, so that a signal gets past a full pipe.
+async fn feed(exec: Exec, mut input: mpsc::Receiver<Input>, replies: mpsc::Sender<WsServer>, id: RequestId) {
+    while let Some(input) = input.recv().await {
+        let done = match input {
+            Input::Bytes(bytes) => exec.write_stdin(bytes).await,
+            Input::Close => exec.close_stdin().await,
+        };
+        if let Err(error) = done {
+            let frame = WsServer::Error(detail(&error.into(), &id.0));
+            if replies.send(frame).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Compares what the database intends with what runs, at start and periodically, and ends what has lived long enough.
+//! Knows nothing of HTTP.
+
+use crate::{
+    app::{App, AppError, Owned},
+    db::now_ms,
+};
+use csb_api::SandboxState;
+use csb_types::{Phase, SandboxId};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+/// How long ended objects and answers to idempotent requests are kept.
+const KEEP_MS: i64 = 24 * 3600 * 1000;
+/// How long a closed session can still be looked at.
+const KEEP_SESSIONS_MS: i64 = 7 * 24 * 3600 * 1000;
+const EXPIRY_TICK: Duration = Duration::from_secs(1);
+
+/// What a comparison found and did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Sandboxes that run and are known.
+    pub adopted: usize,
+    /// Sandboxes that were known and no longer run.
+    pub lost: usize,
+    /// Sandboxes that ran and nobody knew.
+    pub orphans: usize,
+    /// Releases that a crash had interrupted.
+    pub finished: usize,
+}
+
+/// Before the first request: takes over what runs, records what ended, ends what nobody owns.
+pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
+    let mut found = Found::default();
+    app.db.forget_keys(now_ms() - KEEP_MS, true).await?;
+    let releasing: HashSet<String> = app.db.releasing_sandboxes().await?.into_iter().collect();
+    for row in app.db.live_sandboxes().await? {
+        let handle = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.get(&id));
+        let Some(handle) = handle else {
+            app.db.end_sandbox(&row.id).await?;
+            found.lost += 1;
+            continue;
+        };
+        app.adopt(handle.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
+        if releasing.contains(&row.id) {
+            found.finished += 1;
+            app.release(handle).await?;
+        } else {
+            // A crash between the kernel's change of state and ours.
+            app.db.set_sandbox_state(&row.id, SandboxState::from(handle.phase())).await?;
+            found.adopted += 1;
+        }
+    }
+    found.orphans = release_orphans(app).await;
+    Ok(found)
+}
+
+/// Runs until the server stops.
+pub async fn run(app: Arc<App>) {
+    let mut expiry = tokio::time::interval(EXPIRY_TICK);
+    let mut compare = tokio::time::interval(app.config.reconcile_interval);
+    compare.reset();
+    loop {
+        let result = tokio::select! {
+            () = app.stopping.cancelled() => return,
+            _ = expiry.tick() => expire(&app).await,
+            _ = compare.tick() => compare_once(&app).await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "reconciliation will be tried again");
+        }
+    }
+}
+
+async fn compare_once(app: &Arc<App>) -> Result<(), AppError> {
+    app.limiter.tidy();
+    // Gone from the node, and its watcher did not get to record it.
+    for (id, _) in app.owners().all() {
+        if app.node.get(&id).is_none() {
+            tracing::info!(sandbox = %id, "a sandbox ended by itself");
+            app.ended(&id).await?;
+        }
+    }
+    let orphans = release_orphans(app).await;
+    if orphans > 0 {
+        tracing::warn!(orphans, "released sandboxes that nobody owned");
+    }
+    let now = now_ms();
+    app.db.forget_keys(now - KEEP_MS, false).await?;
+    app.db.forget_sandboxes(now - KEEP_MS).await?;
+    app.db.forget_sessions(now - KEEP_SESSIONS_MS).await?;
+    Ok(())
+}
+
+/// Ends sandboxes that no row knows: their creation was interrupted before anyone was told of them.
+async fn release_orphans(app: &Arc<App>) -> usize {
+    // One being made is on the node before it is in the database.
+    if app.owners().making() {
+        return 0;
+    }
+    let mut orphans = 0;
+    for handle in app.node.list() {
+        let live = matches!(handle.phase(), Phase::Running | Phase::Paused);
+        // The second look: its creation may have begun and ended since the list was taken.
+        if live && app.owners().get(handle.id()).is_none() && !app.owners().making() {
+            match app.db.sandbox(handle.id().as_str()).await {
+                Ok(None) => {}
+                _ => continue,
+            }
+            if app.owners().get(handle.id()).is_some() {
+                continue;
+            }
+            orphans += 1;
+            if let Err(error) = handle.release().await {
+                tracing::warn!(sandbox = %handle.id(), %error, "an orphan was not released");
+            }
+        }
+    }
+    orphans
+}
+
+/// Ends what has reached its lifetime or was idle too long.
+async fn expire(app: &Arc<App>) -> Result<(), AppError> {
+    let now = now_ms();
+    for row in app.db.expired_sessions(now).await? {
+        app.close_session(&row, "its lifetime has passed").await?;
+    }
+    for id in app.db.expired_sandboxes(now).await? {
+        let Some(handle) = id.parse::<SandboxId>().ok().and_then(|id| app.node.get(&id)) else { continue };
+        tracing::info!(sandbox = %id, "lifetime has passed");
+        spawn_release(app, handle);
+    }
+    let Some(idle) = app.config.idle_timeout else { return Ok(()) };
+    for (id, owned) in app.owners().all() {
+        if now - owned.used_ms() < idle.as_millis() as i64 {
+            continue;
+        }
+        let Some(handle) = app.node.get(&id) else { continue };
+        if handle.execs().iter().any(|exec| exec.result().is_none()) {
+            owned.touch();
+            continue;
+        }
+        tracing::info!(sandbox = %id, "idle for too long");
+        match &owned.session_id {
+            Some(session) => {
+                if let Some(row) = app.db.session(session).await? {
+                    app.close_session(&row, "it was idle for too long").await?;
+                }
+            }
+            None => spawn_release(app, handle),
+        }
+    }
+    Ok(())
+}
+
+/// One sandbox that is slow to end must not hold up the others.
+fn spawn_release(app: &Arc<App>, handle: csb_node::Handle) {
+    if !matches!(handle.phase(), Phase::Running | Phase::Paused) {
+        return;
+    }
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Err(error) = app.release(handle).await {
+            tracing::warn!(%error, "a release will be tried again");
+        }
+    });
+}
