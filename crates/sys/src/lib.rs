@@ -10,6 +10,7 @@ pub mod net;
 pub mod ns;
 pub mod packet;
 pub mod pipe;
+pub mod probe;
 pub mod process;
 pub mod seccomp;
 pub mod tty;

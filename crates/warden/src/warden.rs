@@ -115,8 +115,9 @@ impl Warden {
             match listener.accept() {
                 Ok(conn) => self.accept(conn)?,
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
-                // No descriptor left for a new server: the sandboxes go on, the server tries again.
-                Err(_) => {}
+                // No descriptor left for a new server: the sandboxes go on, the server tries again. The listener stays
+                // readable, so without a pause this loop would spin.
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
         }
         Ok(())

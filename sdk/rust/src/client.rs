@@ -124,14 +124,18 @@ impl Client {
 
     /// Makes a sandbox. Repeated safely: a second try with the same idempotency key returns the first one's sandbox.
     pub async fn create_sandbox(&self, request: &SandboxRequest) -> Result<Sandbox, Error> {
+        let view = self.create_sandbox_view(request).await?;
+        Ok(self.sandbox(view.sandbox_id))
+    }
+
+    /// The same, with all that the server says about it.
+    pub async fn create_sandbox_view(&self, request: &SandboxRequest) -> Result<SandboxView, Error> {
         let key = idempotency_key();
-        let view: SandboxView = self
-            .transport
+        self.transport
             .json("create a sandbox", Repeat::Always, || {
                 self.transport.request(Method::POST, "/api/v1/sandboxes").header("Idempotency-Key", &key).json(request)
             })
-            .await?;
-        Ok(self.sandbox(view.sandbox_id))
+            .await
     }
 
     /// A handle of a sandbox known by id; asks the server nothing.

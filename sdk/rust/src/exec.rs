@@ -77,8 +77,13 @@ impl Exec {
 
     /// Waits for its end, however long that takes and however often the connection breaks.
     pub async fn wait(&self) -> Result<Outcome, Error> {
+        Outcome::read(self.wait_view().await?)
+    }
+
+    /// The same as the server writes it.
+    pub async fn wait_view(&self) -> Result<ExecResultView, Error> {
         loop {
-            match self.result(Duration::from_secs(30)).await {
+            match self.result_view(Duration::from_secs(30)).await {
                 Err(error) if error.code() == Some("exec_running") => continue,
                 other => return other,
             }
@@ -87,9 +92,13 @@ impl Exec {
 
     /// Its result; an error with the code `exec_running` when it still runs after `wait`.
     pub async fn result(&self, wait: Duration) -> Result<Outcome, Error> {
+        Outcome::read(self.result_view(wait).await?)
+    }
+
+    async fn result_view(&self, wait: Duration) -> Result<ExecResultView, Error> {
         let path = format!("{}/result", self.path);
         let query = [("wait", wait.as_secs_f64().to_string())];
-        Outcome::read(self.sandbox.client.transport.get("wait for a command", &path, &query).await?)
+        self.sandbox.client.transport.get("wait for a command", &path, &query).await
     }
 
     /// Its output from byte `from` of both streams together; 0 is the start.

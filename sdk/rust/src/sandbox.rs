@@ -74,19 +74,27 @@ impl Sandbox {
 
     /// Runs a command to its end: one request, output in the answer.
     pub async fn run(&self, request: &ExecRequest) -> Result<Outcome, Error> {
+        Outcome::read(self.run_view(request).await?)
+    }
+
+    /// The same as the server writes it.
+    pub async fn run_view(&self, request: &ExecRequest) -> Result<ExecResultView, Error> {
         self.run_at("execs", &ExecRequest { wait: Some(true), ..request.clone() }).await
     }
 
     /// Runs code to its end.
     pub async fn run_code(&self, request: &RunCodeRequest) -> Result<Outcome, Error> {
+        Outcome::read(self.run_code_view(request).await?)
+    }
+
+    /// The same as the server writes it.
+    pub async fn run_code_view(&self, request: &RunCodeRequest) -> Result<ExecResultView, Error> {
         self.run_at("run-code", &RunCodeRequest { wait: Some(true), ..request.clone() }).await
     }
 
-    async fn run_at(&self, leaf: &str, request: &impl Serialize) -> Result<Outcome, Error> {
+    async fn run_at(&self, leaf: &str, request: &impl Serialize) -> Result<ExecResultView, Error> {
         let path = format!("{}/{leaf}", self.path);
-        let view: ExecResultView =
-            self.client.transport.post("run a command", Repeat::UnlessSeen, &path, request).await?;
-        Outcome::read(view)
+        self.client.transport.post("run a command", Repeat::UnlessSeen, &path, request).await
     }
 
     /// Starts a command and returns at once.

@@ -1,0 +1,40 @@
+# make run    builds and serves on 127.0.0.1:8080      make build   the release program
+# make test   installs what tests need, runs them all   make lint    formatting, clippy, licenses
+# make bench  measures beside other sandboxes           make help    this text
+#
+# CARGO_TARGET_DIR is respected. Settings: ADDR=127.0.0.1:8080  DATA=DIR  ARGS="more options of csb serve"
+
+SHELL := /bin/bash
+ADDR ?= 127.0.0.1:8080
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CSB := $(TARGET)/release/csb
+
+.PHONY: help run build test bench lint
+help:
+	@sed -n 's/^# \?//p;/^$$/q' Makefile
+
+run:
+	@scripts/prerequisites.sh run
+	@cargo build --release --locked -p csb
+	@exec $(CSB) serve --dev --listen $(ADDR) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+build:
+	@scripts/prerequisites.sh build
+	cargo build --release --locked -p csb
+
+# The tests that try the isolation need root, and say so where they are run without it.
+test:
+	@scripts/prerequisites.sh test
+	cargo nextest run --workspace --locked --no-fail-fast
+	scripts/test-python-sdk.sh
+
+bench:
+	@scripts/prerequisites.sh bench
+	cargo build --release --locked -p csb
+	scripts/bench.sh $(CSB)
+
+lint:
+	@scripts/prerequisites.sh lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo deny --locked check licenses bans sources

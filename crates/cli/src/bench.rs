@@ -1,0 +1,65 @@
+//! `csb bench`: what things cost on this host, measured on real sandboxes that ran code.
+
+mod figures;
+mod node;
+mod program;
+mod rest;
+
+use crate::{failure::Outcome, print};
+use clap::{Args, ValueEnum};
+use figures::Report;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  csb bench cold --n 200
+  csb bench density --n 500 --json | jq .kib_each
+
+Times are milliseconds. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.")]
+pub struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum, value_name = "WHAT")]
+    what: What,
+    /// How often, or how many [default: as fits]
+    #[arg(long, value_name = "N")]
+    n: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Start `csb run -- echo`, until its first output
+    Cold,
+    /// Make a sandbox in a running node, until the first output of a command in it
+    Create,
+    /// Take a sandbox from the pool, until the first output of a command in it
+    Claim,
+    /// Run a command in a sandbox that is there, until its end
+    Exec,
+    /// Release a sandbox, until nothing is left of it
+    Release,
+    /// Ask a server for so many sandboxes at once, until each has run a command
+    Burst,
+    /// Keep so many sandboxes, each with a running process; memory of each
+    Density,
+    /// Run a command through the HTTP API, until its end
+    Rest,
+}
+
+pub fn bench(args: BenchArgs, json: bool) -> Outcome {
+    let n = |default: u32| args.n.unwrap_or(default).max(1);
+    let report = match args.what {
+        What::Cold => program::cold(n(100))?,
+        What::Create => node::create(n(200))?,
+        What::Claim => node::claim(n(200))?,
+        What::Exec => node::exec(n(500))?,
+        What::Release => node::release(n(200))?,
+        What::Density => node::density(n(200))?,
+        What::Burst => rest::burst(n(100))?,
+        What::Rest => rest::rest(n(500))?,
+    };
+    show(&report, json)
+}
+
+fn show(report: &Report, json: bool) -> Outcome {
+    if json { print::json(report) } else { print::line(report.to_string()) }
+}

@@ -1,0 +1,122 @@
+//! Sandboxes of a server, over HTTP on a loopback port.
+
+use super::figures::{Report, Samples};
+use crate::{
+    failure::{Failure, Outcome},
+    remote,
+};
+use csb_client::{Client, argv};
+use futures_util::future::try_join_all;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// This program as a server with a temporary data directory.
+struct Server {
+    child: Child,
+    dir: tempfile::TempDir,
+    url: String,
+}
+
+impl Server {
+    fn start() -> Outcome<Self> {
+        let fail = |error: &std::io::Error| Failure::because("cannot start a server", error);
+        let dir = tempfile::Builder::new().prefix("csb-bench-").tempdir().map_err(|e| fail(&e))?;
+        let program = std::env::current_exe().map_err(|e| fail(&e))?;
+        let mut child = Command::new(program)
+            .args(["--json", "serve", "--dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path())
+            .args(["--set", "rate.per_second=100000", "--set", "rate.burst=100000"])
+            .args(["--set", "http.user_requests=10000", "--set", "http.connections=10000"])
+            .args(["--set", "log.filter=error", "--set", "quota.sandboxes_per_user=100000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| fail(&e))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.as_mut() {
+            BufReader::new(stdout).read_line(&mut line).map_err(|e| fail(&e))?;
+        }
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        let server = Self { child, dir, url: ready["url"].as_str().unwrap_or_default().to_owned() };
+        if server.url.is_empty() {
+            return Err(Failure::new("the server did not start"));
+        }
+        Ok(server)
+    }
+
+    async fn client(&self) -> Outcome<Client> {
+        let anonymous = Client::builder(&self.url).build()?;
+        let token = anonymous.token(&Default::default()).await?;
+        Ok(Client::builder(&self.url).token(token.access_token).build()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Ok(program) = std::env::current_exe() {
+            let stop = Command::new(program)
+                .args(["warden", "stop", "--data-dir"])
+                .arg(self.dir.path())
+                .stdout(Stdio::null())
+                .status();
+            if !stop.is_ok_and(|status| status.success()) {
+                eprintln!("csb: sandboxes of `{}` may be left", self.dir.path().display());
+            }
+        }
+    }
+}
+
+pub fn rest(n: u32) -> Outcome<Report> {
+    let server = Server::start()?;
+    remote::block_on(async {
+        let client = server.client().await?;
+        let sandbox = client.create_sandbox(&Default::default()).await?;
+        let mut samples = Samples::default();
+        for i in 0..=n {
+            let start = Instant::now();
+            let outcome = sandbox.run(&argv(["/bin/true"])).await?;
+            if outcome.exit_code != 0 {
+                return Err(Failure::new("`true` in a sandbox failed"));
+            }
+            if i > 0 {
+                samples.add(start.elapsed());
+            }
+        }
+        sandbox.release().await?;
+        Ok(Report::new("rest", &samples))
+    })
+}
+
+pub fn burst(n: u32) -> Outcome<Report> {
+    let server = Server::start()?;
+    remote::block_on(async {
+        let client = server.client().await?;
+        let start = Instant::now();
+        let all = (0..n).map(|_| async {
+            let sandbox = client.create_sandbox(&Default::default()).await?;
+            let outcome = sandbox.run(&argv(["/bin/echo", "x"])).await?;
+            if outcome.stdout != b"x\n" {
+                return Err(Failure::new("`echo x` in a sandbox did not print `x`"));
+            }
+            Ok::<(Duration, String), Failure>((start.elapsed(), sandbox.id().to_owned()))
+        });
+        let done = try_join_all(all).await?;
+        let total = start.elapsed();
+        let live = client.all_sandboxes(Some("running")).await?.len();
+        let mut samples = Samples::default();
+        for (took, id) in &done {
+            samples.add(*took);
+            client.sandbox(id).release().await?;
+        }
+        Ok(Report {
+            live: Some(live),
+            total: Some((total.as_secs_f64() * 1e3).round()),
+            ..Report::new("burst", &samples)
+        })
+    })
+}

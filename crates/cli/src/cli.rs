@@ -1,0 +1,109 @@
+//! All commands as clap sees them.
+
+use crate::{
+    bench::BenchArgs, doctor::DoctorArgs, failure::Outcome, print, remote, run::RunArgs, template::TemplateCommand,
+    warden::WardenCommand,
+};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Run code that nobody has read, in a real sandbox.
+#[derive(Debug, Parser)]
+#[command(
+    name = "csb",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 110,
+    after_help = "\
+Without a server:
+  csb run -- echo hello
+  csb run script.py
+
+With one:
+  csb serve --dev
+  id=$(csb create); csb exec $id -- python3 -V; csb rm $id"
+)]
+pub struct Cli {
+    /// Print JSON: results on stdout, errors on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// `csb run` alone, as `Cli` has it.
+#[derive(Debug, Parser)]
+#[command(name = "csb run", max_term_width = 110, about = ABOUT_RUN)]
+pub struct RunCli {
+    /// Print JSON: results on stdout, errors on stderr
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+const ABOUT_RUN: &str = "Run a command or code in a sandbox of its own, without a server";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(about = ABOUT_RUN)]
+    Run(Box<RunArgs>),
+    /// List your sandboxes, or the commands of one
+    Ps(remote::PsArgs),
+    /// Make a sandbox and print its id
+    Create(Box<remote::CreateArgs>),
+    /// Run a command in a sandbox
+    Exec(Box<remote::ExecArgs>),
+    /// Run code in a sandbox
+    RunCode(Box<remote::RunCodeArgs>),
+    /// Copy files and directories into or out of a sandbox
+    Cp(remote::CopyArgs),
+    /// Show the output of a command
+    Logs(remote::LogsArgs),
+    /// Release sandboxes
+    Rm(remote::RmArgs),
+    /// Show what sandboxes use
+    Stats(remote::StatsArgs),
+    /// Freeze sandboxes; their memory is kept
+    Pause(remote::PauseArgs),
+    /// Let frozen sandboxes go on
+    Resume(remote::ResumeArgs),
+    /// What sandboxes start from
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(remote::KeyCommand),
+    /// The process that holds a server's sandboxes
+    #[command(subcommand)]
+    Warden(WardenCommand),
+    /// Say what this host can do, what is lost without the rest, and how to get it
+    Doctor(DoctorArgs),
+    /// Measure
+    Bench(BenchArgs),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  csb completions bash > /etc/bash_completion.d/csb")]
+    Completions {
+        /// For which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// Prints the script.
+pub fn completions(shell: Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "csb", &mut script);
+    print::out(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_described_without_contradiction() {
+        Cli::command().debug_assert();
+        RunCli::command().debug_assert();
+    }
+}

@@ -1,0 +1,174 @@
+//! `csb run`: one sandbox of this process's own, without any server.
+//!
+//! The warden is forked before anything makes a thread; what this process does before the command's first output is what a
+//! user waits for, so nothing here starts a thread pool, a logger or an HTTP client.
+
+mod args;
+mod relay;
+
+pub use args::RunArgs;
+
+use crate::{
+    failure::{Failure, Outcome, exit},
+    print,
+};
+use args::Plan;
+use csb_api::ExecResultView;
+use csb_engine::{ExecError, Handle};
+use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Limits, format_bytes};
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+
+/// Runs it; returns the exit code of the command.
+pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
+    let raw: Vec<_> = std::env::args_os().collect();
+    let dashed = args.dashed(&raw);
+    let plan = Plan::read(args, dashed)?;
+    let scratch = Scratch::make()?;
+    let warden = csb_warden::fork_inherited(&scratch.path).map_err(|error| {
+        Failure::because("cannot start the process that builds sandboxes", &error)
+            .hint("`csb doctor` says what this host lacks")
+            .exit(exit::NO_COMMAND)
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the event loop", &error).exit(exit::NO_COMMAND))?;
+    let result = runtime.block_on(async {
+        let config = NodeConfig {
+            data_dir: plan.data_dir.clone().unwrap_or_else(|| scratch.path.clone()),
+            warden: WardenSource::Inherited(warden.into()),
+            pool: PoolConfig::default(),
+            default_template: "host".into(),
+            aliases: Default::default(),
+        };
+        let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
+        let result = sandbox(&node, plan, json).await;
+        // Also when the command failed: whoever runs this again finds nothing of it.
+        node.stop_all().await;
+        result
+    });
+    // A blocking read of a pipe nobody writes to must not keep us.
+    runtime.shutdown_background();
+    result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
+}
+
+/// A directory for the time of this run.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn make() -> Outcome<Self> {
+        let path = std::env::temp_dir().join(format!("csb-run-{}", std::process::id()));
+        // An earlier process of this number may have been killed; only its own user may remove what it left.
+        let make = || fs::DirBuilder::new().mode(0o700).create(&path);
+        let made = match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_dir_all(&path).and_then(|()| make())
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => Ok(Self { path }),
+            Err(error) => Err(Failure::because(format!("cannot make directory `{}`", path.display()), &error)
+                .hint("set TMPDIR to a directory that can be written")
+                .exit(exit::NO_COMMAND)),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+async fn sandbox(node: &Arc<Node>, plan: Plan, json: bool) -> Outcome<u8> {
+    let limits = plan.sandbox.limits.clone();
+    let handle = node.create(plan.sandbox).await.map_err(|e| create_failure(&e))?;
+    let result = command(&handle, plan.code, plan.exec, plan.stdin, plan.raw, &limits, json).await;
+    let released = handle.release().await;
+    let code = result?;
+    released.map_err(|e| Failure::because("cannot release the sandbox", &e))?;
+    Ok(code)
+}
+
+async fn command(
+    handle: &Handle,
+    code: Option<args::Code>,
+    spec: ExecSpec,
+    stdin: bool,
+    raw: bool,
+    limits: &Limits,
+    json: bool,
+) -> Outcome<u8> {
+    if let Some(code) = code {
+        let body = futures_util::stream::once(std::future::ready(Ok(bytes::Bytes::from(code.text))));
+        handle
+            .write_file(None, &code.path, Some(0o644), false, body)
+            .await
+            .map_err(|e: FileError| Failure::because("cannot put the code into the sandbox", &e))?;
+    }
+    let exec = handle.exec(spec.clone()).await.map_err(|e| exec_failure(&e))?;
+    if json {
+        let result = relay::quietly(&exec, stdin).await?;
+        let (stdout, stderr) = exec.read_all().await;
+        print::json(&ExecResultView::new(&result, stdout, stderr))?;
+        return Ok(result.exit_code as u8);
+    }
+    let result = relay::live(&exec, handle, stdin, raw).await?;
+    explain(&result, &spec, limits);
+    Ok(result.exit_code as u8)
+}
+
+/// Says on stderr what ended a command when it was not the command itself.
+fn explain(result: &ExecResult, spec: &ExecSpec, limits: &Limits) {
+    if let Some(why) = explanation(result, spec, limits) {
+        eprintln!("csb: {why}");
+    } else if let Some(signal) = result.signal
+        && crate::terminal::is_terminal(io::stderr())
+    {
+        eprintln!("csb: ended by {}", crate::signals::name(signal));
+    }
+    if result.truncated {
+        eprintln!("csb: output past {} was dropped", format_bytes(spec.max_output));
+    }
+}
+
+fn explanation(result: &ExecResult, spec: &ExecSpec, limits: &Limits) -> Option<String> {
+    Some(match result.killed_by? {
+        KilledBy::Timeout => format!("killed: timeout after {:?}", spec.timeout.unwrap_or_default()),
+        KilledBy::Oom => {
+            format!("killed: out of memory (--memory is {})", format_bytes(limits.memory))
+        }
+        KilledBy::Pids => format!("failed: out of processes (--pids is {})", limits.pids),
+        KilledBy::Disk => format!("failed: out of disk space or files (--disk is {})", format_bytes(limits.disk)),
+        KilledBy::Signal => return None,
+        KilledBy::Released => "killed: the sandbox ended".into(),
+    })
+}
+
+fn node_failure(error: &NodeError) -> Failure {
+    Failure::of(error).hint("`csb doctor` says what this host lacks").exit(exit::NO_COMMAND)
+}
+
+fn create_failure(error: &CreateError) -> Failure {
+    let failure = Failure::because("cannot start the sandbox", error).exit(exit::NO_COMMAND);
+    match error {
+        CreateError::Spec(_) => failure.exit(exit::USAGE),
+        CreateError::NoTemplate { .. } => failure.hint("`csb template ls` lists them, `csb template add` makes one"),
+        CreateError::Capacity { hint, .. } => failure.hint(hint.clone()),
+        CreateError::Jail { .. } | CreateError::Warden(_) => failure.hint("`csb doctor` says what this host lacks"),
+    }
+}
+
+fn exec_failure(error: &ExecError) -> Failure {
+    let failure = Failure::of(error);
+    match error {
+        ExecError::Spec(_) => failure.exit(exit::USAGE),
+        ExecError::NotFound { .. } => failure.exit(exit::NOT_FOUND),
+        ExecError::NotExecutable { .. } => failure.exit(exit::NOT_EXECUTABLE),
+        _ => failure.exit(exit::NO_COMMAND),
+    }
+}

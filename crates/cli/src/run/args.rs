@@ -1,0 +1,286 @@
+//! What `csb run` is told, checked and turned into specs before anything is started.
+
+use crate::{
+    failure::{Failure, Outcome},
+    options::{self, CommandArgs, SandboxArgs, StdinArgs, Storage},
+    terminal,
+};
+use clap::Args;
+use csb_types::{ExecSpec, Kind, Languages, Net, SandboxSpec, Upper, Volume};
+use std::{
+    ffi::OsString,
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+/// Everything is kept that a pipe could carry; what stands in the way of a reader that lags far behind is this.
+const MOST_OUTPUT: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "csb run [OPTIONS] -- COMMAND [ARG]...\n       csb run [OPTIONS] FILE [ARG]...\n       csb run [OPTIONS] --lang LANGUAGE -c CODE [ARG]...",
+    after_help = "\
+Examples:
+  csb run -- echo hello
+  csb run script.py --verbose            the language by the file's extension
+  csb run --lang python -c 'print(1)'
+  csb run --memory 128m --timeout 10s -- make -j4
+  csb run -v ./data:/workspace/data:ro -- ls data
+  csb run -it -- bash
+  tar c . | csb run -- tar t
+
+The exit code is the command's; 128 + N when signal N ended it; 125 when csb failed, 126 when the program
+cannot be executed, 127 when there is none."
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+    #[command(flatten)]
+    command: CommandArgs,
+    #[command(flatten)]
+    stdin: StdinArgs,
+    /// Show a host directory or file inside; read-only with :ro
+    #[arg(short = 'v', long = "volume", value_name = "HOST:PATH[:ro]", help_heading = "Sandbox")]
+    volumes: Vec<String>,
+    /// Where templates are kept [default: as `csb serve`]
+    #[arg(long, env = "CSB_DATA_DIR", value_name = "DIR", help_heading = "Sandbox")]
+    data_dir: Option<PathBuf>,
+    /// Language of CODE or FILE: python, javascript, typescript, bash, go
+    #[arg(long, value_name = "LANGUAGE", help_heading = "Command")]
+    lang: Option<String>,
+    /// Code to run [language: python]
+    #[arg(short = 'c', long = "code", value_name = "CODE", help_heading = "Command")]
+    code: Option<String>,
+    /// After `--`: a program and its arguments; else a file with code (`-`: from stdin) and its arguments
+    #[arg(value_name = "WORD", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+impl RunArgs {
+    /// Whether the words came after `--`. The parser does not tell; they are the last ones of `raw`.
+    pub fn dashed(&self, raw: &[OsString]) -> bool {
+        raw.len().checked_sub(self.words.len() + 1).is_some_and(|before| raw[before] == "--")
+    }
+}
+
+/// Code that is put into the sandbox before it runs.
+#[derive(Debug, PartialEq)]
+pub struct Code {
+    /// Absolute path inside.
+    pub path: String,
+    pub text: Vec<u8>,
+}
+
+/// What will be done.
+#[derive(Debug)]
+pub struct Plan {
+    pub sandbox: SandboxSpec,
+    pub exec: ExecSpec,
+    pub code: Option<Code>,
+    /// Whether our stdin is passed on.
+    pub stdin: bool,
+    /// Whether our terminal goes into raw mode.
+    pub raw: bool,
+    /// Where templates are kept; none: only the built-in one is needed.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Plan {
+    pub fn read(args: RunArgs, dashed: bool) -> Outcome<Self> {
+        let volumes = args.volumes.iter().map(|text| volume(text)).collect::<Outcome<Vec<_>>>()?;
+        let limits = args.sandbox.limits();
+        let template = args.sandbox.template.clone().unwrap_or_default();
+        let sandbox = SandboxSpec {
+            kind: Kind::Process,
+            net: Net::None,
+            upper: match args.sandbox.storage {
+                Some(Storage::Disk) => Upper::Disk,
+                Some(Storage::Memory) => Upper::Memory,
+                None => Upper::Auto,
+            },
+            limits,
+            volumes,
+            hostname: args.sandbox.hostname.clone(),
+            template,
+            ..Default::default()
+        };
+        sandbox.check()?;
+        let (argv, code) = what(&args, dashed, &sandbox)?;
+        let mut stdin = !args.stdin.no_stdin;
+        if args.code.is_none() && !dashed && args.words.first().is_some_and(|word| word == "-") {
+            // The code was all of it.
+            stdin = false;
+        }
+        let tty = args.stdin.tty;
+        let exec = ExecSpec {
+            env: options::env(&args.command.env)?,
+            cwd: args.command.cwd,
+            user: args.command.user,
+            timeout: args.command.timeout,
+            stdin,
+            pty: tty.then(|| terminal::size().unwrap_or_default()),
+            max_output: MOST_OUTPUT,
+            ..ExecSpec::argv(argv)
+        };
+        exec.check()?;
+        let raw = tty && stdin && terminal::is_terminal(io::stdin());
+        let data_dir = needs_store(&sandbox).then(|| options::data_dir(args.data_dir.as_ref()));
+        Ok(Self { sandbox, exec, code, stdin, raw, data_dir })
+    }
+}
+
+/// Only `host` needs nothing that is kept between runs.
+fn needs_store(sandbox: &SandboxSpec) -> bool {
+    !matches!(sandbox.template.as_str(), "" | "host")
+}
+
+/// The command, and the code that it runs.
+fn what(args: &RunArgs, dashed: bool, sandbox: &SandboxSpec) -> Outcome<(Vec<String>, Option<Code>)> {
+    let languages = Languages::builtin();
+    let find = |name: &str| {
+        languages.find(name).ok_or_else(|| {
+            let names: Vec<_> = languages.iter().map(|l| l.name.as_str()).collect();
+            Failure::usage(format!("there is no language `{name}`")).hint(format!("there are {}", names.join(", ")))
+        })
+    };
+    if dashed && args.code.is_none() && !args.words.is_empty() {
+        if args.lang.is_some() {
+            return Err(Failure::usage("a command after `--` has no --lang").hint("leave one of them out"));
+        }
+        return Ok((args.words.clone(), None));
+    }
+    let directory = code_directory(sandbox)?;
+    if let Some(code) = &args.code {
+        let language = find(args.lang.as_deref().unwrap_or("python"))?;
+        let path = format!("{directory}/main.{}", language.extension());
+        return Ok((language.argv(&path, &args.words), Some(Code { path, text: code.clone().into_bytes() })));
+    }
+    let Some((file, rest)) = args.words.split_first() else {
+        return Err(Failure::usage("nothing to run was given")
+            .hint("`csb run -- echo hello`, `csb run script.py`, or `csb run --lang python -c 'print(1)'`"));
+    };
+    if file == "-" {
+        let language = find(args.lang.as_deref().unwrap_or("python"))?;
+        let mut text = Vec::new();
+        io::stdin().read_to_end(&mut text).map_err(|e| Failure::because("cannot read the code from stdin", &e))?;
+        let path = format!("{directory}/main.{}", language.extension());
+        return Ok((language.argv(&path, rest), Some(Code { path, text })));
+    }
+    let command_hint = || format!("to run a program of the sandbox, write `csb run -- {}`", args.words.join(" "));
+    let language = match &args.lang {
+        Some(name) => find(name)?,
+        None => languages.of_file(Path::new(file)).ok_or_else(|| {
+            Failure::usage(format!("the language of `{file}` is not known by its name"))
+                .hint(format!("name it with --lang; {}", command_hint()))
+        })?,
+    };
+    let text = fs::read(file)
+        .map_err(|e| Failure::because(format!("cannot read `{file}`"), &e).hint(command_hint()).exit(125))?;
+    let name = Path::new(file).file_name().and_then(|n| n.to_str()).unwrap_or("main");
+    let path = format!("{directory}/{name}");
+    Ok((language.argv(&path, rest), Some(Code { path, text })))
+}
+
+/// A directory inside that no volume covers: the code must not land on the host.
+fn code_directory(sandbox: &SandboxSpec) -> Outcome<&'static str> {
+    ["/tmp", "/home/user", "/workspace"]
+        .into_iter()
+        .find(|dir| !sandbox.volumes.iter().any(|v| Path::new(dir).starts_with(&v.guest)))
+        .ok_or_else(|| Failure::usage("volumes cover /tmp, /home/user and /workspace: there is no place for the code"))
+}
+
+fn volume(text: &str) -> Outcome<Volume> {
+    let usage = || {
+        Failure::usage(format!("`-v {text}` is not HOST:PATH or HOST:PATH:ro"))
+            .hint("for example `-v ./data:/workspace/data:ro`; the path inside is absolute")
+    };
+    let (rest, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text.strip_suffix(":rw").unwrap_or(text), false),
+    };
+    let (host, guest) = rest.rsplit_once(':').ok_or_else(usage)?;
+    if host.is_empty() || !guest.starts_with('/') {
+        return Err(usage());
+    }
+    let host = fs::canonicalize(host)
+        .map_err(|e| Failure::because(format!("cannot find `{host}` of `-v {text}`"), &e).exit(125))?;
+    Ok(Volume { host, guest: PathBuf::from(guest), read_only })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    #[derive(Debug, Parser)]
+    struct Run {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn plan(args: &[&str]) -> Result<Plan, String> {
+        let raw: Vec<OsString> = ["run"].iter().chain(args).map(OsString::from).collect();
+        let matches = Run::command().try_get_matches_from(&raw).map_err(|e| e.to_string())?;
+        let run = Run::from_arg_matches(&matches).map_err(|e| e.to_string())?.run;
+        let dashed = run.dashed(&raw);
+        Plan::read(run, dashed).map_err(|f| f.to_string())
+    }
+
+    fn argv(args: &[&str]) -> Vec<String> {
+        match plan(args).unwrap().exec.command {
+            csb_types::Command::Argv(argv) => argv,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_command_follows_two_dashes_whatever_it_looks_like() {
+        assert_eq!(argv(&["--", "ls", "-l", "--", "x"]), ["ls", "-l", "--", "x"]);
+        assert_eq!(argv(&["--memory", "64m", "--", "--odd"]), ["--odd"]);
+        assert_eq!(argv(&["--", "-"]), ["-"]);
+    }
+
+    #[test]
+    fn code_is_run_by_its_language() {
+        let plan = plan(&["--lang", "js", "-c", "1", "a", "-b"]).unwrap();
+        assert_eq!(plan.code, Some(Code { path: "/tmp/main.js".into(), text: b"1".to_vec() }));
+        assert_eq!(argv(&["--lang", "js", "-c", "1", "a", "-b"]), ["node", "/tmp/main.js", "a", "-b"]);
+        assert_eq!(argv(&["-c", "1"]), ["python3", "/tmp/main.py"]);
+        assert_eq!(argv(&["-c", "1", "--", "-x"]), ["python3", "/tmp/main.py", "-x"]);
+    }
+
+    #[test]
+    fn a_file_keeps_its_name_and_gets_its_arguments() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hello.py");
+        fs::write(&file, "print(1)").unwrap();
+        let file = file.to_str().unwrap();
+        assert_eq!(argv(&["--cpus", "2", file, "--verbose", "-c"]), ["python3", "/tmp/hello.py", "--verbose", "-c"]);
+        assert_eq!(argv(&["-v", "/usr:/tmp:ro", file])[1], "/home/user/hello.py");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_hint() {
+        for (args, part) in [
+            (&[][..], "nothing to run"),
+            (&["ls", "-l"], "csb run -- ls -l"),
+            (&["nowhere.py"], "cannot read `nowhere.py`"),
+            (&["--lang", "cobol", "-c", "x"], "there are python"),
+            (&["--lang", "go", "--", "ls"], "has no --lang"),
+            (&["--"], "nothing to run"),
+            (&["--memory", "1", "--", "ls"], "memory = 1 is impossible"),
+            (&["--memory", "lots", "--", "ls"], "a size such as"),
+            (&["--timeout", "0", "--", "ls"], "between 1 ms and 7 days"),
+            (&["--timeout", "1y", "--", "ls"], "a duration such as"),
+            (&["--net", "full", "--", "ls"], "none"),
+            (&["-v", "relative", "--", "ls"], "HOST:PATH"),
+            (&["-v", "/nonexistent-anywhere:/x", "--", "ls"], "cannot find"),
+            (&["-v", "/usr:/", "--", "ls"], "volumes"),
+            (&["-i", "-n", "--", "ls"], "cannot be used with"),
+        ] {
+            let error = plan(args).expect_err(&format!("{args:?}"));
+            assert!(error.contains(part), "{args:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `csb warden`: the process that holds a server's sandboxes and outlives it.
+
+use crate::{
+    failure::{Failure, Outcome},
+    options, print,
+};
+use clap::{Args, Subcommand};
+use csb_wire::{FromWarden, ToWarden, VERSION};
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub enum WardenCommand {
+    /// End all sandboxes of a data directory and the process that holds them
+    #[command(after_help = "\
+Stopping the server leaves sandboxes running, so that the next one finds them; this ends them.")]
+    Stop(StopArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// The server's data directory
+    #[arg(long, env = "CSB_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub fn warden(command: WardenCommand, json: bool) -> Outcome {
+    let WardenCommand::Stop(args) = command;
+    let data_dir = options::data_dir(args.data_dir.as_ref());
+    let fail =
+        |error: std::io::Error| Failure::because(format!("cannot stop the warden of `{}`", data_dir.display()), &error);
+    let stopped = match csb_warden::connect(&data_dir).map_err(fail)? {
+        Some(connection) => Some(stop(&connection).map_err(fail)?),
+        None => None,
+    };
+    if json {
+        return print::json(&serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": stopped.unwrap_or(0) }));
+    }
+    match stopped {
+        Some(held) => print::line(format!("stopped the warden and {held} sandboxes")),
+        None => print::line(format!("no warden runs for `{}`", data_dir.display())),
+    }
+}
+
+/// Says stop and waits until it is done; how many sandboxes there were.
+fn stop(connection: &csb_sys::packet::Conn) -> std::io::Result<u32> {
+    const SEQ: u64 = 1;
+    let other = |what: String| std::io::Error::other(what);
+    connection.send(&csb_wire::encode(&ToWarden::Hello { version: VERSION }), &[])?;
+    connection.send(&csb_wire::encode(&ToWarden::Stop { seq: SEQ }), &[])?;
+    let mut sandboxes = 0;
+    while let Some((bytes, _)) = connection.recv()? {
+        match csb_wire::decode(&bytes).map_err(|e| other(e.to_string()))? {
+            FromWarden::Welcome { held, .. } => sandboxes = held,
+            FromWarden::Done { seq: SEQ } => return Ok(sandboxes),
+            FromWarden::Failed { seq: SEQ, failure } => return Err(other(failure.to_string())),
+            _ => {}
+        }
+    }
+    Ok(sandboxes)
+}
