@@ -1,8 +1,8 @@
 //! All commands as clap sees them.
 
 use crate::{
-    bench::BenchArgs, doctor::DoctorArgs, failure::Outcome, print, remote, run::RunArgs, template::TemplateCommand,
-    warden::WardenCommand,
+    bench::BenchArgs, doctor::DoctorArgs, failure::Outcome, print, remote, run::RunArgs, serve::ServeArgs,
+    template::TemplateCommand, warden::WardenCommand,
 };
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -48,6 +48,8 @@ const ABOUT_RUN: &str = "Run a command or code in a sandbox of its own, without 
 pub enum Command {
     #[command(about = ABOUT_RUN)]
     Run(Box<RunArgs>),
+    /// Serve the HTTP API
+    Serve(ServeArgs),
     /// List your sandboxes, or the commands of one
     Ps(remote::PsArgs),
     /// Make a sandbox and print its id

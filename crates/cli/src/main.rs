@@ -10,6 +10,7 @@ mod print;
 mod progress;
 mod remote;
 mod run;
+mod serve;
 mod signals;
 mod stdio;
 mod template;
@@ -46,6 +47,7 @@ fn dispatch(command: Command, json: bool) -> Outcome<u8> {
     let done = |outcome: Outcome| outcome.map(|()| 0);
     match command {
         Command::Run(args) => run::main(*args, json),
+        Command::Serve(args) => done(serve::serve(args, json)),
         Command::Ps(args) => done(remote::block_on(remote::ps(args, json))),
         Command::Create(args) => done(remote::block_on(remote::create(*args, json))),
         Command::Exec(args) => remote::block_on(remote::exec(*args, json)).map_err(remote::apart),

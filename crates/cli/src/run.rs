@@ -48,8 +48,9 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
         node.stop_all().await;
         result
     });
-    // A blocking read of a pipe nobody writes to must not keep us.
     runtime.shutdown_background();
+    // The warden is our only child and ends with its connection: nothing is left once it has gone, not even a zombie.
+    let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
     result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
 }
 

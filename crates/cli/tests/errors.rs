@@ -136,10 +136,7 @@ fn no_warden_to_stop_is_not_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let output = csb(&["warden", "stop", "--data-dir", dir.path().to_str().unwrap()]);
     assert!(output.status.success());
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        format!("no warden runs for `{}`\n", dir.path().display())
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("no warden runs for `{}`\n", dir.path().display()));
 }
 
 #[test]
