@@ -6,6 +6,15 @@ pub type Instruction = (u16, u8, u8, u32);
 
 /// Runs `program` over one system call; `None` where the kernel would have refused to load it.
 pub fn run(program: &[Instruction], architecture: u32, number: u32, arguments: &[u64; 6]) -> Option<u32> {
+    trace(program, architecture, number, arguments).map(|(answer, _)| answer)
+}
+
+/// How many instructions a call without arguments costs.
+pub fn steps(program: &[Instruction], architecture: u32, number: u32) -> usize {
+    trace(program, architecture, number, &[0; 6]).map_or(usize::MAX, |(_, steps)| steps)
+}
+
+fn trace(program: &[Instruction], architecture: u32, number: u32, arguments: &[u64; 6]) -> Option<(u32, usize)> {
     let word = |offset: u32| -> Option<u32> {
         Some(match offset {
             0 => number,
@@ -18,8 +27,9 @@ pub fn run(program: &[Instruction], architecture: u32, number: u32, arguments: &
             _ => return None,
         })
     };
-    let (mut at, mut accumulator) = (0usize, 0u32);
+    let (mut at, mut accumulator, mut steps) = (0usize, 0u32, 0);
     loop {
+        steps += 1;
         let &(code, jt, jf, k) = program.get(at)?;
         let chosen = |yes: bool| usize::from(if yes { jt } else { jf });
         at += 1;
@@ -31,7 +41,7 @@ pub fn run(program: &[Instruction], architecture: u32, number: u32, arguments: &
             0x25 => at += chosen(accumulator > k),
             0x35 => at += chosen(accumulator >= k),
             0x45 => at += chosen(accumulator & k != 0),
-            0x06 => return Some(k),
+            0x06 => return Some((k, steps)),
             _ => return None,
         }
     }

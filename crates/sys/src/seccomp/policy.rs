@@ -31,6 +31,13 @@ pub enum Is {
         /// What they must be.
         value: u32,
     },
+    /// The lower half, under the mask, is one of these.
+    MaskedIn32 {
+        /// Bits looked at.
+        mask: u32,
+        /// What they may be.
+        values: &'static [u32],
+    },
     /// All 64 bits equal.
     Eq64(u64),
     /// All 64 bits, under the mask, equal.
@@ -50,6 +57,7 @@ impl Is {
             Self::Eq32(value) => low == value,
             Self::In32(values) => values.contains(&low),
             Self::Masked32 { mask, value } => low & mask == value,
+            Self::MaskedIn32 { mask, values } => values.contains(&(low & mask)),
             Self::Eq64(value) => register == value,
             Self::Masked64 { mask, value } => register & mask == value,
         }

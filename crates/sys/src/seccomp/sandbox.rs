@@ -142,27 +142,19 @@ fn sockets(policy: &mut Policy) {
     const TYPE: u32 = 0xf;
     let of_type = |kind: i32| (1, Is::Masked32 { mask: TYPE, value: kind as u32 });
     let family = |family: i32| (0, Is::Eq32(family as u32));
+    let internet = (0, Is::In32(&[libc::AF_INET as u32, libc::AF_INET6 as u32]));
     let no_protocol = Verdict::Errno(libc::EPROTONOSUPPORT as u16);
-    let mut socket = Rule::otherwise(Verdict::Errno(libc::EAFNOSUPPORT as u16))
+    let socket = Rule::otherwise(Verdict::Errno(libc::EAFNOSUPPORT as u16))
         .when(Verdict::Allow, &[family(libc::AF_UNIX)])
+        .when(Verdict::Allow, &[internet, of_type(libc::SOCK_STREAM), (2, Is::In32(&[0, libc::IPPROTO_TCP as u32]))])
+        .when(Verdict::Allow, &[internet, of_type(libc::SOCK_DGRAM), (2, Is::In32(&[0, libc::IPPROTO_UDP as u32]))])
+        // What an ordinary user gets for a raw socket.
+        .when(EPERM, &[internet, of_type(libc::SOCK_RAW)])
+        // MPTCP, SCTP, DCCP, UDP-Lite, ping: Go and others probe for MPTCP and take this answer for "no".
+        .when(no_protocol, &[internet])
         // getifaddrs() and resolvers ask for interfaces and routes; every other netlink protocol stays shut.
         .when(Verdict::Allow, &[family(libc::AF_NETLINK), (2, Is::Eq32(libc::NETLINK_ROUTE as u32))])
         .when(no_protocol, &[family(libc::AF_NETLINK)]);
-    for internet in [libc::AF_INET, libc::AF_INET6] {
-        socket = socket
-            // What an ordinary user gets for a raw socket.
-            .when(EPERM, &[family(internet), of_type(libc::SOCK_RAW)])
-            .when(
-                Verdict::Allow,
-                &[family(internet), of_type(libc::SOCK_STREAM), (2, Is::In32(&[0, libc::IPPROTO_TCP as u32]))],
-            )
-            .when(
-                Verdict::Allow,
-                &[family(internet), of_type(libc::SOCK_DGRAM), (2, Is::In32(&[0, libc::IPPROTO_UDP as u32]))],
-            )
-            // MPTCP, SCTP, DCCP, UDP-Lite, ping: Go and others probe for MPTCP and take this answer for "no".
-            .when(no_protocol, &[family(internet)]);
-    }
     policy.rule(libc::SYS_socket, socket);
     // TIPC has socket pairs too (CVE-2021-43267).
     policy.rule(
@@ -182,11 +174,10 @@ fn sockets(policy: &mut Policy) {
 fn files(policy: &mut Policy) {
     // Regular files (also spelled 0), FIFOs and sockets. A device file would be useless without a right to open it; a
     // character device 0:0 is an overlay's whiteout, which only the overlay itself should write.
-    let kind = |argument: u8, kind: u32| (argument, Is::Masked32 { mask: libc::S_IFMT, value: kind });
+    const KINDS: &[u32] = &[0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK];
     let node = |argument: u8| {
-        [0, libc::S_IFREG, libc::S_IFIFO, libc::S_IFSOCK]
-            .into_iter()
-            .fold(Rule::otherwise(EPERM), |rule, allowed| rule.when(Verdict::Allow, &[kind(argument, allowed)]))
+        let kind = (argument, Is::MaskedIn32 { mask: libc::S_IFMT, values: KINDS });
+        Rule::otherwise(EPERM).when(Verdict::Allow, &[kind])
     };
     #[cfg(target_arch = "x86_64")]
     policy.rule(libc::SYS_mknod, node(1));
