@@ -17,15 +17,15 @@ use csb_api::ExecResultView;
 use csb_engine::{ExecError, Handle};
 use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
 use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Limits, format_bytes};
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 /// Runs it; returns the exit code of the command.
 pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     let raw: Vec<_> = std::env::args_os().collect();
     let dashed = args.dashed(&raw);
     let plan = Plan::read(args, dashed)?;
-    let scratch = Scratch::make()?;
-    let warden = csb_warden::fork_inherited(&scratch.path).map_err(|error| {
+    make_data_dir(&plan.data_dir)?;
+    let warden = csb_warden::fork_inherited(&plan.data_dir).map_err(|error| {
         Failure::because("cannot start the process that builds sandboxes", &error)
             .hint("`csb doctor` says what this host lacks")
             .exit(exit::NO_COMMAND)
@@ -36,7 +36,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
         .map_err(|error| Failure::because("cannot start the event loop", &error).exit(exit::NO_COMMAND))?;
     let result = runtime.block_on(async {
         let config = NodeConfig {
-            data_dir: plan.data_dir.clone().unwrap_or_else(|| scratch.path.clone()),
+            data_dir: plan.data_dir.clone(),
             warden: WardenSource::Inherited(warden.into()),
             pool: PoolConfig::default(),
             default_template: "host".into(),
@@ -54,35 +54,13 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
 }
 
-/// A directory for the time of this run.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn make() -> Outcome<Self> {
-        let path = std::env::temp_dir().join(format!("csb-run-{}", std::process::id()));
-        // An earlier process of this number may have been killed; only its own user may remove what it left.
-        let make = || fs::DirBuilder::new().mode(0o700).create(&path);
-        let made = match make() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_dir_all(&path).and_then(|()| make())
-            }
-            other => other,
-        };
-        match made {
-            Ok(()) => Ok(Self { path }),
-            Err(error) => Err(Failure::because(format!("cannot make directory `{}`", path.display()), &error)
-                .hint("set TMPDIR to a directory that can be written")
-                .exit(exit::NO_COMMAND)),
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
+/// Makes the data directory, for its owner only: what a template's files say is nobody else's business.
+fn make_data_dir(path: &Path) -> Outcome {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Failure::because(format!("cannot make directory `{}`", path.display()), &error)
+            .hint("name one that can be written with --data-dir or CSB_DATA_DIR")
+            .exit(exit::NO_COMMAND)
+    })
 }
 
 async fn sandbox(node: &Arc<Node>, plan: Plan, json: bool) -> Outcome<u8> {

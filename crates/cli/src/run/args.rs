@@ -82,8 +82,8 @@ pub struct Plan {
     pub stdin: bool,
     /// Whether our terminal goes into raw mode.
     pub raw: bool,
-    /// Where templates are kept; none: only the built-in one is needed.
-    pub data_dir: Option<PathBuf>,
+    /// Where templates are kept.
+    pub data_dir: PathBuf,
 }
 
 impl Plan {
@@ -125,14 +125,10 @@ impl Plan {
         };
         exec.check()?;
         let raw = tty && stdin && terminal::is_terminal(io::stdin());
-        let data_dir = needs_store(&sandbox).then(|| options::data_dir(args.data_dir.as_ref()));
+        let data_dir = std::path::absolute(options::data_dir(args.data_dir.as_ref()))
+            .map_err(|e| Failure::because("cannot find the data directory", &e))?;
         Ok(Self { sandbox, exec, code, stdin, raw, data_dir })
     }
-}
-
-/// Only `host` needs nothing that is kept between runs.
-fn needs_store(sandbox: &SandboxSpec) -> bool {
-    !matches!(sandbox.template.as_str(), "" | "host")
 }
 
 /// The command, and the code that it runs.
