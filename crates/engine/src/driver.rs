@@ -186,6 +186,7 @@ impl Driver {
                 Next::Detach(reply) => {
                     // Pumps are stopped between two moves of bytes, never within one.
                     self.pumps.shutdown().await;
+                    self.live.values().for_each(|live| live.exec.let_go());
                     drop(self);
                     let _ = reply.send(());
                     return;

@@ -107,11 +107,16 @@ impl Shared {
     /// Tells everyone how it ended. The first result stands.
     pub(crate) fn publish(&self, result: ExecResult) {
         let _ = self.result.set(result);
+        self.let_go();
+        self.spool.changed.notify_waiters();
+    }
+
+    /// Closes this server's way to its input. A write under way closes it itself when it hears of the end.
+    pub(crate) fn let_go(&self) {
         self.set_master(None);
         if let Ok(mut stdin) = self.stdin.try_lock() {
             *stdin = None;
         }
-        self.spool.changed.notify_waiters();
     }
 
     async fn ended(&self) -> &ExecResult {

@@ -134,15 +134,16 @@ impl Pump {
             Exit::Released => return released(exec),
         };
         let deeds = *exec.deeds();
+        let spec = self.sandbox.spec();
         let releasing = matches!(self.sandbox.phase(), Phase::Releasing | Phase::Gone);
         let killed_by = if releasing && status.signal == Some(9) {
             Some(KilledBy::Released)
         } else if verdict::needs_usage(status, deeds) {
             let usage = self.sandbox.read_usage().await;
-            verdict::killed_by(status, deeds, *exec.baseline(), usage.as_ref().ok())
+            verdict::killed_by(status, deeds, *exec.baseline(), usage.as_ref().ok(), &spec)
         } else {
             self.sandbox.counters_are_stale();
-            verdict::killed_by(status, deeds, *exec.baseline(), None)
+            verdict::killed_by(status, deeds, *exec.baseline(), None, &spec)
         };
         verdict::result(exec.id.clone(), status, duration_usec, truncated, killed_by)
     }

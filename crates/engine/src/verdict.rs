@@ -1,6 +1,6 @@
 //! What ended an exec: policy as pure functions over wait status, counters and what we did to it.
 
-use csb_types::{ExecId, ExecResult, KilledBy, Usage};
+use csb_types::{ExecId, ExecResult, KilledBy, SandboxSpec, Upper, Usage};
 
 /// Counters of a sandbox that only grow, as they were at some moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +59,15 @@ const KILL: i32 = 9;
 /// Less than this free, and a write of one page or a small buffer may have failed.
 const NEARLY_FULL: u64 = 64 * 1024;
 
+/// Bytes of a full file system that its counters still show as free: ext4 keeps 2 % of the whole image (inode tables, at
+/// 256 bytes each, included), at most 4096 blocks, for itself (`reserved_clusters`, ext4(5)); a tmpfs keeps none.
+pub(crate) fn withheld(spec: &SandboxSpec, disk_limit: u64) -> u64 {
+    match spec.decided_upper() {
+        Upper::Disk => ((disk_limit + spec.limits.inodes * 256) / 50).min(4096 * 4096),
+        Upper::Memory | Upper::Auto => 0,
+    }
+}
+
 /// Whether the sandbox's counters are needed to name the cause. A successful exec costs no question to the warden.
 pub(crate) fn needs_usage(status: Status, deeds: Deeds) -> bool {
     status.exit_code != 0 && by_us(status, deeds).is_none()
@@ -73,7 +82,13 @@ fn by_us(status: Status, deeds: Deeds) -> Option<KilledBy> {
 }
 
 /// What ended an exec, when not itself.
-pub(crate) fn killed_by(status: Status, deeds: Deeds, baseline: Baseline, now: Option<&Usage>) -> Option<KilledBy> {
+pub(crate) fn killed_by(
+    status: Status,
+    deeds: Deeds,
+    baseline: Baseline,
+    now: Option<&Usage>,
+    spec: &SandboxSpec,
+) -> Option<KilledBy> {
     if let Some(cause) = by_us(status, deeds) {
         return Some(cause);
     }
@@ -85,7 +100,8 @@ pub(crate) fn killed_by(status: Status, deeds: Deeds, baseline: Baseline, now: O
     if now.pids_refused > baseline.counters.pids_refused {
         return Some(KilledBy::Pids);
     }
-    let full = now.disk_limit > 0 && (now.disk.saturating_add(NEARLY_FULL) > now.disk_limit || now.inodes_free == 0);
+    let free = now.disk_limit.saturating_sub(now.disk);
+    let full = now.disk_limit > 0 && (free < NEARLY_FULL + withheld(spec, now.disk_limit) || now.inodes_free == 0);
     full.then_some(KilledBy::Disk)
 }
 
@@ -123,9 +139,14 @@ mod tests {
         inodes_free: 10,
     };
 
+    fn spec(upper: Upper) -> SandboxSpec {
+        SandboxSpec { upper, ..SandboxSpec::default() }
+    }
+
     fn check(wait: i32, deeds: Deeds, stale: bool, now: Usage, expected: Option<KilledBy>) {
         let baseline = Baseline { counters: (&FINE).into(), stale };
-        assert_eq!(killed_by(Status::from_wait(wait), deeds, baseline, Some(&now)), expected, "{wait:#x} {deeds:?}");
+        let cause = killed_by(Status::from_wait(wait), deeds, baseline, Some(&now), &spec(Upper::Memory));
+        assert_eq!(cause, expected, "{wait:#x} {deeds:?}");
     }
 
     #[test]
@@ -153,6 +174,14 @@ mod tests {
         check(0x0200, none, false, Usage { pids_refused: 6, ..FINE }, Some(KilledBy::Pids));
         check(0x0100, none, false, Usage { disk: (1 << 20) - 4096, ..FINE }, Some(KilledBy::Disk));
         check(0x0100, none, false, Usage { inodes_free: 0, ..FINE }, Some(KilledBy::Disk));
+    }
+
+    #[test]
+    fn what_ext4_keeps_for_itself_is_not_free() {
+        let now = Usage { disk: 990 << 20, disk_limit: 1000 << 20, ..FINE };
+        let baseline = Baseline { counters: (&FINE).into(), stale: false };
+        let cause = |upper| killed_by(Status::from_wait(0x0100), Deeds::default(), baseline, Some(&now), &spec(upper));
+        assert_eq!((cause(Upper::Disk), cause(Upper::Memory)), (Some(KilledBy::Disk), None));
     }
 
     #[test]

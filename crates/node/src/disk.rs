@@ -36,10 +36,11 @@ fn failed(step: &str, message: impl ToString) -> CreateError {
     CreateError::Jail { step: step.into(), message: message.to_string() }
 }
 
-/// Size of the image that leaves `limits.disk` bytes for files: block groups, inodes and the root cost space.
+/// Size of the image that leaves `limits.disk` bytes for files: block groups, inodes, the root and
+/// the 2 % that ext4 keeps for itself cost space.
 fn image_bytes(limits: &Limits) -> u64 {
-    let overhead = limits.inodes * INODE + limits.disk / 64 + (2 << 20);
-    (limits.disk + overhead).next_multiple_of(4096)
+    let content = limits.disk + limits.inodes * INODE;
+    (content + content / 32 + (2 << 20)).next_multiple_of(4096)
 }
 
 /// Makes a sparse ext4 image for `limits`.
@@ -52,7 +53,7 @@ pub(crate) async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<
     };
     create().map_err(|error| failed("make the disk image", error))?;
     let made = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-I"])
+        .args(["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-b", "4096", "-I"])
         .arg(INODE.to_string())
         .arg("-N")
         .arg(limits.inodes.to_string())

@@ -15,7 +15,7 @@ use csb_image::{Source, Store, StoreError, Template};
 use csb_types::{Phase, SandboxId, SandboxSpec, StartedBy, Upper};
 use csb_wire::Mode;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
     path::PathBuf,
     sync::{
@@ -69,8 +69,10 @@ pub(crate) struct Inner {
 
 #[derive(Debug)]
 pub(crate) struct State {
-    /// All that are not gone, ready ones included.
+    /// All that are not gone, whether handed out or not.
     pub(crate) sandboxes: HashMap<SandboxId, Handle>,
+    /// Those of `sandboxes` that somebody has.
+    pub(crate) handed_out: HashSet<SandboxId>,
     /// Those that nobody has had, oldest first.
     pub(crate) ready: VecDeque<Handle>,
     pub(crate) policy: Policy,
@@ -128,6 +130,7 @@ impl Node {
             host: Mutex::new(None),
             state: Mutex::new(State {
                 sandboxes: HashMap::new(),
+                handed_out: HashSet::new(),
                 ready: VecDeque::new(),
                 policy: Policy::new(if private { 0 } else { pool.min }, pool.max),
                 claims: 0,
@@ -182,7 +185,7 @@ impl Node {
     pub fn get(&self, id: &SandboxId) -> Option<Handle> {
         let state = self.inner.state();
         let handle = state.sandboxes.get(id)?;
-        (handle.phase() != Phase::Gone && !state.is_ready(id)).then(|| handle.clone())
+        (handle.phase() != Phase::Gone && state.handed_out.contains(id)).then(|| handle.clone())
     }
 
     /// All that were handed out and are not gone.
@@ -272,13 +275,9 @@ impl Node {
 }
 
 impl State {
-    fn is_ready(&self, id: &SandboxId) -> bool {
-        self.ready.iter().any(|handle| handle.id() == id)
-    }
-
     fn handed_out(&self) -> impl Iterator<Item = &Handle> {
-        let ready: std::collections::HashSet<&SandboxId> = self.ready.iter().map(Handle::id).collect();
-        self.sandboxes.values().filter(move |h| !ready.contains(h.id()) && h.phase() != Phase::Gone)
+        let all = self.sandboxes.values();
+        all.filter(|handle| self.handed_out.contains(handle.id()) && handle.phase() != Phase::Gone)
     }
 }
 
@@ -375,6 +374,7 @@ impl Inner {
             return Err(record_failed(&error));
         }
         handle.assign(meta);
+        self.state().handed_out.insert(handle.id().clone());
         Ok(handle)
     }
 
@@ -466,6 +466,9 @@ impl Inner {
             return Err(record_failed(&error));
         }
         handle.assign(meta);
+        if claimed {
+            self.state().handed_out.insert(id);
+        }
         Ok(handle)
     }
 
@@ -477,6 +480,7 @@ impl Inner {
             handle.gone().await;
             let mut state = inner.state();
             state.sandboxes.remove(handle.id());
+            state.handed_out.remove(handle.id());
             state.ready.retain(|ready| ready.id() != handle.id());
             drop(state);
             inner.pool_kick.notify_one();

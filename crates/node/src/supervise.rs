@@ -162,6 +162,9 @@ async fn adopt(inner: Arc<Inner>, jail: Jail, conn: Conn, entry: SandboxV1) {
         Err(error) => return tracing::error!(sandbox = %id, %error, "cannot adopt a sandbox"),
     };
     inner.enter(&handle);
+    if entry.claimed {
+        inner.state().handed_out.insert(id.clone());
+    }
     match tokio::time::timeout(REPORT, ready.wait()).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => return tracing::warn!(sandbox = %id, %failure, "a sandbox ended while it was adopted"),

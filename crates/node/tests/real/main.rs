@@ -1,6 +1,9 @@
 //! A node with a real warden and real sandboxes. Needs root, or a host where an ordinary user may make namespaces.
 
 mod execs;
+mod files;
+mod lifecycle;
+mod restart;
 mod support;
 
 use libtest_mimic::{Arguments, Trial};
@@ -14,6 +17,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Sandboxes of one test must not slow another's.
     arguments.test_threads.get_or_insert(1);
-    let trials: Vec<Trial> = execs::trials();
+    let all = [execs::trials(), files::trials(), lifecycle::trials(), restart::trials()];
+    let trials: Vec<Trial> = all.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
