@@ -10,7 +10,7 @@ pub(crate) fn jail(id: &SandboxId, spec: &SandboxSpec, template: &Template, imag
     let bind = |bind: &csb_image::Bind| Bind { host: bind.host.clone(), guest: bind.guest.clone() };
     JailPlan {
         id: id.clone(),
-        hostname: spec.hostname.clone().unwrap_or_else(|| id.to_string()),
+        hostname: spec.hostname.clone().unwrap_or_else(|| "sandbox".into()),
         layers: template.layers.clone(),
         binds: template.binds.iter().map(bind).collect(),
         volumes: spec.volumes.clone(),
