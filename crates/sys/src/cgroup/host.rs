@@ -24,6 +24,9 @@ pub enum Controller {
 impl Controller {
     const EVERY: [Self; 5] = [Self::Memory, Self::Cpu, Self::Pids, Self::Cpuacct, Self::Freezer];
 
+    /// Those that limit.
+    pub(super) const LIMITS: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+
     /// As the kernel spells it.
     pub fn name(self) -> &'static str {
         match self {
@@ -59,9 +62,11 @@ pub struct Hierarchy {
     pub mount: PathBuf,
     /// The group that this process is in.
     pub own: PathBuf,
-    /// What it can enforce for groups below `own`.
+    /// The group below which ours are made: `own`, or on v2 one above it where `own` was not given to us.
+    pub place: PathBuf,
+    /// What it can enforce for groups below `place`.
     pub controllers: Vec<Controller>,
-    /// Whether we may make groups below `own`.
+    /// Whether we may make groups below `place`.
     pub writable: bool,
 }
 
@@ -92,11 +97,11 @@ impl Host {
         };
         let mut hierarchies = parse(&mountinfo, &own);
         for hierarchy in &mut hierarchies {
-            hierarchy.writable = accessat(CWD, &hierarchy.own, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
             if hierarchy.version == Version::V2 {
-                let listed = files::read(CWD, &format!("{}/cgroup.controllers", hierarchy.own.display()));
-                hierarchy.controllers = Controller::in_list(listed.unwrap_or_default().split_whitespace());
+                hierarchy.place = place_on_v2(hierarchy);
+                hierarchy.controllers = offered(&hierarchy.place);
             }
+            hierarchy.writable = is_writable(&hierarchy.place);
         }
         // A v1 hierarchy of none of our controllers (devices, name=systemd) is of no use.
         hierarchies.retain(|h| h.version == Version::V2 || !h.controllers.is_empty());
@@ -178,9 +183,53 @@ fn parse(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
         // A mount may show only a part of the hierarchy: a container's without a namespace of its own shows its group.
         let below = Path::new(path).strip_prefix(unescape(top)).unwrap_or(Path::new(""));
         let own = if below.as_os_str().is_empty() { mount.clone() } else { mount.join(below) };
-        found.push(Hierarchy { version, own, mount, controllers, writable: false });
+        let place = own.clone();
+        found.push(Hierarchy { version, own, place, mount, controllers, writable: false });
     }
     found
+}
+
+/// Where on v2 groups with controllers can be made. A group that has processes cannot have any for its children, and
+/// the processes of a login session are not ours to move: then it is the nearest group above that is free, or the top.
+fn place_on_v2(hierarchy: &Hierarchy) -> PathBuf {
+    let own = &hierarchy.own;
+    if is_top(own) || is_given_to_us(hierarchy) {
+        return own.clone();
+    }
+    let above = own.ancestors().skip(1).take_while(|group| group.starts_with(&hierarchy.mount));
+    let free = |group: &&Path| {
+        let empty =
+            || files::read(CWD, &group.join("cgroup.procs").to_string_lossy()).is_ok_and(|pids| pids.is_empty());
+        is_writable(group) && offered(group).starts_with(&Controller::LIMITS) && (is_top(group) || empty())
+    };
+    above.into_iter().find(free).unwrap_or(own).to_path_buf()
+}
+
+fn is_writable(group: &Path) -> bool {
+    accessat(CWD, group, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// Controllers that a group on v2 can enable for its children.
+fn offered(group: &Path) -> Vec<Controller> {
+    let listed = files::read(CWD, &group.join("cgroup.controllers").to_string_lossy());
+    Controller::in_list(listed.unwrap_or_default().split_whitespace())
+}
+
+/// The real top of the v2 hierarchy has no type, and may have processes and controllers at once.
+pub(super) fn is_top(group: &Path) -> bool {
+    !group.join("cgroup.type").exists()
+}
+
+/// A container's own top (it is all there is), a unit with `Delegate=yes`, or a directory of an ordinary user.
+fn is_given_to_us(hierarchy: &Hierarchy) -> bool {
+    let marked = |name: &str| {
+        let mut value = [0u8; 1];
+        rustix::fs::getxattr(&hierarchy.own, name, &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
+    };
+    hierarchy.own == hierarchy.mount
+        || !rustix::process::geteuid().is_root()
+        || marked("trusted.delegate")
+        || marked("user.delegate")
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

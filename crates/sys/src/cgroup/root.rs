@@ -2,6 +2,7 @@
 //! Knows nothing of what its groups limit.
 
 use super::group::{Group, Limits};
+use super::host::is_top;
 use super::{CgroupError, Controller, Hierarchy, Host, Version, files};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, unlinkat};
 use rustix::io::Errno;
@@ -48,7 +49,7 @@ impl Host {
     pub fn root(&self, name: &str) -> Result<Root, CgroupError> {
         check_name(name)?;
         let unified = self.unified();
-        let mut used = vec![Controller::Memory, Controller::Cpu, Controller::Pids];
+        let mut used = Controller::LIMITS.to_vec();
         if unified.is_none() {
             // The unified hierarchy freezes, kills and counts CPU time without any controller.
             used.extend([Controller::Freezer, Controller::Cpuacct]);
@@ -149,17 +150,12 @@ fn check_name(name: &str) -> Result<(), CgroupError> {
 }
 
 fn tree(hierarchy: &Hierarchy, mut controllers: Vec<Controller>, name: &str) -> Result<Tree, CgroupError> {
-    let parent = match hierarchy.version {
-        Version::V1 => hierarchy.own.clone(),
-        Version::V2 if controllers.is_empty() => hierarchy.own.clone(),
-        Version::V2 => {
-            let parent = parent_on_v2(hierarchy, &controllers)?;
-            // What cannot be enabled (not delegated) is not enforced; `controllers()` says so.
-            enable(&parent, &mut controllers);
-            parent
-        }
-    };
-    let path = parent.join(name);
+    if hierarchy.version == Version::V2 && !controllers.is_empty() {
+        make_way(hierarchy, &controllers)?;
+        // What cannot be enabled (not delegated) is not enforced; `controllers()` says so.
+        enable(&hierarchy.place, &mut controllers);
+    }
+    let path = hierarchy.place.join(name);
     match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(CgroupError::new("make the control group", path, error)),
@@ -182,20 +178,11 @@ fn enable(group: &Path, controllers: &mut Vec<Controller>) {
     });
 }
 
-/// The group on v2 below which children can have controllers.
-fn parent_on_v2(hierarchy: &Hierarchy, wanted: &[Controller]) -> Result<PathBuf, CgroupError> {
+/// Moves the processes of our group to a leaf, where they would stand in the way of controllers for its children.
+fn make_way(hierarchy: &Hierarchy, wanted: &[Controller]) -> Result<(), CgroupError> {
     let own = &hierarchy.own;
-    if is_top(own) || has_children_enabled(own, wanted) {
-        return Ok(own.clone());
-    }
-    if !is_given_to_us(hierarchy) {
-        for above in own.ancestors().skip(1).take_while(|path| path.starts_with(&hierarchy.mount)) {
-            let writable = rustix::fs::accessat(CWD, above, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-            let free = is_top(above) || processes(above).is_ok_and(|pids| pids.is_empty());
-            if writable && free && offers(above, wanted) {
-                return Ok(above.to_path_buf());
-            }
-        }
+    if hierarchy.place != *own || is_top(own) || has_children_enabled(own, wanted) {
+        return Ok(());
     }
     let leaf = own.join(SUPERVISOR);
     match rustix::fs::mkdir(&leaf, Mode::from_raw_mode(0o755)) {
@@ -210,36 +197,11 @@ fn parent_on_v2(hierarchy: &Hierarchy, wanted: &[Controller]) -> Result<PathBuf,
             other => other.map_err(|error| CgroupError::new("move a process to", &leaf, error))?,
         }
     }
-    Ok(own.clone())
-}
-
-/// The real top of the hierarchy has no type and may have processes and controllers at once.
-fn is_top(group: &Path) -> bool {
-    !group.join("cgroup.type").exists()
-}
-
-/// A container's own top (it is all there is), a unit with `Delegate=yes`, or a directory of an ordinary user.
-fn is_given_to_us(hierarchy: &Hierarchy) -> bool {
-    let marked = |name: &str| {
-        let mut value = [0u8; 1];
-        rustix::fs::getxattr(&hierarchy.own, name, &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
-    };
-    hierarchy.own == hierarchy.mount
-        || !rustix::process::geteuid().is_root()
-        || marked("trusted.delegate")
-        || marked("user.delegate")
-}
-
-fn offers(group: &Path, wanted: &[Controller]) -> bool {
-    lists(&group.join("cgroup.controllers"), wanted)
+    Ok(())
 }
 
 fn has_children_enabled(group: &Path, wanted: &[Controller]) -> bool {
-    lists(&group.join("cgroup.subtree_control"), wanted)
-}
-
-fn lists(file: &Path, wanted: &[Controller]) -> bool {
-    let text = files::read(CWD, &file.to_string_lossy()).unwrap_or_default();
+    let text = files::read(CWD, &group.join("cgroup.subtree_control").to_string_lossy()).unwrap_or_default();
     wanted.iter().all(|controller| text.split_whitespace().any(|word| word == controller.name()))
 }
 
