@@ -21,7 +21,8 @@ const KEY_FILE: &str = "admin.key";
 /// server on this host; a token that a `--dev` server gives to anyone on this host.
 pub async fn client(args: &RemoteArgs) -> Outcome<Client> {
     let server = args.server.clone().unwrap_or_else(|| DEFAULT_SERVER.into());
-    let builder = Client::builder(&server);
+    // A person is waiting, and can see whether the server is there.
+    let builder = Client::builder(&server).tries(1);
     if let Some(key) = args.api_key.clone() {
         return Ok(builder.api_key(key).build()?);
     }

@@ -87,6 +87,9 @@ pub struct CommandArgs {
     /// User inside [default: user]
     #[arg(short = 'u', long, value_name = "USER", help_heading = "Command")]
     pub user: Option<String>,
+    /// Output kept, both streams together; what follows is dropped [default: 1g with `run`, else the server's]
+    #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Command")]
+    pub max_output: Option<u64>,
     /// Directory to start in [default: /workspace]
     #[arg(short = 'w', long = "workdir", value_name = "DIR", help_heading = "Command")]
     pub cwd: Option<String>,

@@ -85,29 +85,37 @@ impl Attachment {
     /// What comes next. May be dropped while it waits (`select!`) without losing anything.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            let lost = match self.connect().await?.next().await {
-                Some(Ok(Message::Binary(bytes))) => match self.output(bytes)? {
+            let lost = match self.receive().await {
+                Ok(Some(Message::Binary(bytes))) => match self.output(bytes)? {
                     Some(chunk) => return Ok(Event::Output(chunk)),
                     None => continue,
                 },
-                Some(Ok(Message::Text(text))) => match parse(text.as_bytes())? {
+                Ok(Some(Message::Text(text))) => match parse(text.as_bytes())? {
                     WsServer::Start(_) => continue,
                     WsServer::End(view) => return Ok(Event::End(Box::new(view))),
                     WsServer::Error(detail) => return Err(Error::Api(Box::new(ApiError::of_stream(detail)))),
                 },
-                Some(Ok(Message::Close(_))) | None => None,
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => Some(error),
+                Ok(Some(Message::Close(_)) | None) => None,
+                Ok(Some(_)) => continue,
+                // The server may be on its way back.
+                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => Some(error),
+                Err(error) => return Err(error),
             };
             self.socket = None;
             self.fruitless += 1;
             if self.fruitless > FRUITLESS {
-                let source: Box<dyn std::error::Error + Send + Sync> =
-                    lost.map_or_else(|| "the connection ends before the command does".into(), Into::into);
-                return Err(Error::Lost { what: WHAT, source });
+                return Err(lost.unwrap_or_else(|| Error::Lost {
+                    what: WHAT,
+                    source: "the connection ends before the command does".into(),
+                }));
             }
             tokio::time::sleep(Duration::from_millis(20 << self.fruitless)).await;
         }
+    }
+
+    async fn receive(&mut self) -> Result<Option<Message>, Error> {
+        let message = self.connect().await?.next().await.transpose();
+        message.map_err(|error| Error::Lost { what: WHAT, source: error.into() })
     }
 
     fn output(&mut self, bytes: Bytes) -> Result<Option<Chunk>, Error> {

@@ -3,7 +3,7 @@
 use crate::{
     Error, Sandbox, Session,
     request::idempotency_key,
-    transport::{Repeat, Transport},
+    transport::{Repeat, TRIES, Transport},
 };
 use csb_api::{
     Items, KeyRequest, KeySecretView, KeyView, LanguageView, Page, PoolView, SandboxRequest, SandboxView,
@@ -28,6 +28,7 @@ pub struct ClientBuilder {
     api_key: Option<String>,
     token: Option<String>,
     connect_timeout: Duration,
+    tries: u32,
 }
 
 impl fmt::Debug for Client {
@@ -59,6 +60,12 @@ impl ClientBuilder {
     /// How long one connection attempt may take; 5 s by default. Requests themselves have no time limit.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How often a request that may be repeated is sent at most; 4 by default, 1 for none repeated.
+    pub fn tries(mut self, tries: u32) -> Self {
+        self.tries = tries;
         self
     }
 
@@ -97,14 +104,20 @@ impl ClientBuilder {
             http = http.tls_certs_only([]).no_proxy();
         }
         let http = http.build().map_err(Error::Setup)?;
-        Ok(Client { transport: Arc::new(Transport { http, base, headers }) })
+        Ok(Client { transport: Arc::new(Transport { http, base, headers, tries: self.tries }) })
     }
 }
 
 impl Client {
     /// Starts from a server's address, such as `http://127.0.0.1:8080`.
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
-        ClientBuilder { server: server.into(), api_key: None, token: None, connect_timeout: Duration::from_secs(5) }
+        ClientBuilder {
+            server: server.into(),
+            api_key: None,
+            token: None,
+            connect_timeout: Duration::from_secs(5),
+            tries: TRIES,
+        }
     }
 
     /// The server's address.

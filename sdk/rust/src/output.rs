@@ -16,6 +16,7 @@ use std::{collections::VecDeque, time::Duration};
 
 /// Connections that bring nothing new before a stream gives up.
 const FRUITLESS: u32 = 8;
+const READ: &str = "read a command's output";
 
 /// A piece of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,28 +94,36 @@ impl OutputStream {
     /// The next piece; none when the exec has ended and everything was delivered.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
         while self.end.is_none() {
-            if self.connection.is_none() {
-                self.attach().await?;
-            }
-            let lost = match self.event().await {
+            let lost = match self.step().await {
                 Ok(Some(event)) => match self.take(event)? {
                     Some(chunk) => return Ok(Some(chunk)),
                     None => continue,
                 },
                 Ok(None) => None,
-                Err(error) => Some(error),
+                // The server may be on its way back.
+                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => Some(error),
+                Err(error) => return Err(error),
             };
             self.connection = None;
             self.ready.clear();
             self.fruitless += 1;
             if self.fruitless > FRUITLESS {
-                let source: Box<dyn std::error::Error + Send + Sync> =
-                    lost.map_or_else(|| "the stream ends before the command does".into(), Into::into);
-                return Err(Error::Lost { what: "read a command's output", source });
+                return Err(lost.unwrap_or_else(|| Error::Lost {
+                    what: READ,
+                    source: "the stream ends before the command does".into(),
+                }));
             }
             tokio::time::sleep(Duration::from_millis(20 << self.fruitless)).await;
         }
         Ok(None)
+    }
+
+    /// The next event, of a new connection if there is none; none when the connection ends.
+    async fn step(&mut self) -> Result<Option<SseEvent>, Error> {
+        if self.connection.is_none() {
+            self.attach().await?;
+        }
+        self.event().await.map_err(|source| Error::Lost { what: READ, source: source.into() })
     }
 
     fn connect(&mut self, response: Response) {
@@ -126,7 +135,7 @@ impl OutputStream {
         let transport = &self.exec.sandbox.client.transport;
         let path = format!("{}/output", self.exec.path);
         let response = transport
-            .send("read a command's output", Repeat::Always, || {
+            .send(READ, Repeat::Always, || {
                 transport
                     .request(Method::GET, &path)
                     .header(ACCEPT, "text/event-stream")

@@ -14,7 +14,8 @@ pub(crate) enum Repeat {
     UnlessSeen,
 }
 
-const TRIES: u32 = 4;
+/// How often a request is sent at most, unless the caller says otherwise.
+pub(crate) const TRIES: u32 = 4;
 /// The longest `Retry-After` that is waited out; a longer one is the caller's to decide about.
 const MOST_WAIT: Duration = Duration::from_secs(10);
 
@@ -23,6 +24,8 @@ pub(crate) struct Transport {
     /// Without a slash at its end.
     pub(crate) base: String,
     pub(crate) headers: HeaderMap,
+    /// How often a request is sent at most.
+    pub(crate) tries: u32,
 }
 
 impl Transport {
@@ -50,7 +53,9 @@ impl Transport {
                 Err(source) if source.is_connect() => Error::Connect { url: self.base.clone(), source },
                 Err(source) => Error::Lost { what, source: source.into() },
             };
-            let Some(wait) = pause(&error, repeat, tried) else { return Err(error) };
+            let Some(wait) = (tried < self.tries).then(|| pause(&error, repeat, tried)).flatten() else {
+                return Err(error);
+            };
             tokio::time::sleep(wait).await;
         }
     }
@@ -111,10 +116,8 @@ pub(crate) async fn refusal(response: Response) -> ApiError {
 
 /// How long to wait before the next try; none: give up.
 fn pause(error: &Error, repeat: Repeat, tried: u32) -> Option<Duration> {
-    if tried >= TRIES {
-        return None;
-    }
-    let backoff = Duration::from_millis(50 << (2 * tried));
+    // From the tenth try on as long as after the ninth.
+    let backoff = Duration::from_millis(50 << tried.min(9));
     match error {
         // A connection that was never made carried no request.
         Error::Connect { .. } => Some(backoff),
@@ -148,9 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_repeated_is_but_not_for_ever() {
+    fn what_may_be_repeated_is_unless_the_wait_is_long() {
         assert!(pause(&lost(), Repeat::Always, 1).is_some());
-        assert!(pause(&lost(), Repeat::Always, TRIES).is_none());
         assert!(pause(&refused(429, Some(3600)), Repeat::Always, 1).is_none());
         assert!(pause(&refused(500, None), Repeat::Always, 1).is_none());
     }

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use clap::Args;
 use csb_api::{CommandRequest, ExecRequest, ExecState, ExecView, PtySizeRequest, RunCodeRequest, StdinRequest};
-use csb_client::{Attachment, Chunk, Event, Exec, OutputStream, Sandbox};
+use csb_client::{Attachment, Chunk, Error, Event, Exec, OutputStream, Sandbox};
 use csb_types::{KilledBy, Languages, Stream};
 use std::{fs, future::pending, io, io::Read as _, path::Path, time::Duration};
 
@@ -75,6 +75,7 @@ pub async fn exec(args: ExecArgs, json: bool) -> Outcome<u8> {
         cwd: args.command.cwd,
         user: args.command.user,
         timeout: args.command.timeout.map(Into::into),
+        max_output_bytes: args.command.max_output.map(csb_api::Bytes),
         stdin: Some(StdinRequest::Open(!args.stdin.no_stdin && !args.detach)),
         pty: args.stdin.tty.then(|| {
             let size = terminal::size().unwrap_or_default();
@@ -136,6 +137,7 @@ pub async fn run_code(args: RunCodeArgs, json: bool) -> Outcome<u8> {
         env: Some(options::env(&args.command.env)?),
         cwd: args.command.cwd,
         timeout: args.command.timeout.map(Into::into),
+        max_output_bytes: args.command.max_output.map(csb_api::Bytes),
         ..Default::default()
     };
     let sandbox = connect::client(&args.remote).await?.sandbox(&args.sandbox);
@@ -292,20 +294,27 @@ async fn on_terminal(exec: &Exec, raw: bool, stdin: bool) -> Outcome<ExecView> {
             typed = keys.read(&mut buffer), if typing => Wake::Typed(typed.unwrap_or(0)),
             caught = signals.next() => Wake::Signal(caught),
         };
-        match wake {
+        let sent = match wake {
             Wake::Event(Event::End(view)) => return Ok(*view),
-            Wake::Event(Event::Output(chunk)) => sinks.write(&chunk).await?,
+            Wake::Event(Event::Output(chunk)) => {
+                sinks.write(&chunk).await?;
+                continue;
+            }
             Wake::Typed(0) => {
                 typing = false;
-                link.close_stdin().await?;
+                link.close_stdin().await
             }
-            Wake::Typed(count) => link.write(Bytes::copy_from_slice(&buffer[..count])).await?,
-            Wake::Signal(Caught::Resized) => {
-                if let Some(size) = terminal::size() {
-                    link.resize(size).await?;
-                }
-            }
-            Wake::Signal(Caught::Forward(signal)) => link.signal(&signal.to_string()).await?,
+            Wake::Typed(count) => link.write(Bytes::copy_from_slice(&buffer[..count])).await,
+            Wake::Signal(Caught::Resized) => match terminal::size() {
+                Some(size) => link.resize(size).await,
+                None => continue,
+            },
+            Wake::Signal(Caught::Forward(signal)) => link.signal(&signal.to_string()).await,
+        };
+        match sent {
+            // What was typed is lost, as on a telephone; whether the connection comes back, `next` will say.
+            Ok(()) | Err(Error::Lost { .. } | Error::Connect { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

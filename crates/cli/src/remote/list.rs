@@ -67,7 +67,7 @@ fn sandbox_row(sandbox: &SandboxView) -> Vec<String> {
         sandbox.template.clone(),
         format!("{}", sandbox.resources.cpu),
         format_bytes(sandbox.resources.memory),
-        format!("{how} {:.1} ms", sandbox.start_ms),
+        format!("{how} {:.2} ms", sandbox.start_ms),
         print::age(sandbox.created_at),
         sandbox.expires_at.map_or_else(|| "-".into(), print::until),
     ]

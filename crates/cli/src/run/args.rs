@@ -120,7 +120,7 @@ impl Plan {
             timeout: args.command.timeout,
             stdin,
             pty: tty.then(|| terminal::size().unwrap_or_default()),
-            max_output: MOST_OUTPUT,
+            max_output: args.command.max_output.unwrap_or(MOST_OUTPUT),
             ..ExecSpec::argv(argv)
         };
         exec.check()?;
