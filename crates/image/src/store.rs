@@ -95,7 +95,7 @@ impl Store {
             let known = self.load(HOST)?;
             Ok(known.filter(|template| template.fingerprint == fingerprint))
         };
-        let fingerprint = host::fingerprint()?;
+        let fingerprint = format!("{} {}", host::fingerprint()?, boot_id()?);
         if let Some(template) = fresh(&fingerprint)? {
             return Ok(template);
         }
@@ -140,6 +140,7 @@ impl Store {
         };
         add_stat(&mut hash, &known);
         hash.update(base::VERSION.to_le_bytes());
+        hash.update(boot_id()?);
         let fingerprint = hex::encode(hash.finalize());
         let name = format!("{AD_HOC}{}", &hex::encode(Sha256::digest(origin.as_os_str().as_bytes()))[..16]);
         if let Some(template) = self.load(&name)?
@@ -286,7 +287,7 @@ impl Store {
                 fingerprint,
             };
             template.save(&draft.staging)?;
-            Ok(self.publish(name, &draft)?)
+            Ok(self.publish(name, &draft, &template.fingerprint)?)
         });
         if outcome.is_err() {
             // What cannot be removed now, the next `open` tries again.
@@ -295,11 +296,14 @@ impl Store {
         outcome
     }
 
-    fn publish(&self, name: &str, draft: &Draft) -> Result<Template, StoreError> {
-        // A power cut after the rename must not find empty files behind a template that looks whole.
-        let written = File::open(&draft.staging).map_err(|source| StoreError::io("open", &draft.staging, source))?;
-        rustix::fs::syncfs(&written).map_err(|source| StoreError::io("write out", &draft.staging, source))?;
-
+    fn publish(&self, name: &str, draft: &Draft, fingerprint: &str) -> Result<Template, StoreError> {
+        // A power cut after the rename must not find empty files behind a template that looks whole. What has a
+        // fingerprint is made anew after a boot, for milliseconds, instead of waiting here for every disk write of the host.
+        if fingerprint.is_empty() {
+            let written =
+                File::open(&draft.staging).map_err(|source| StoreError::io("open", &draft.staging, source))?;
+            rustix::fs::syncfs(&written).map_err(|source| StoreError::io("write out", &draft.staging, source))?;
+        }
         let directory = self.directory.join(name);
         let version = directory.join(&draft.version);
         let link = directory.join(".current");
@@ -374,6 +378,13 @@ impl Store {
 
 fn create(path: &Path, caps: Caps) -> Result<Layer, ImportError> {
     Layer::create(path, caps).map_err(|source| StoreError::io("make", path, source).into())
+}
+
+/// Different after every boot of the host.
+fn boot_id() -> Result<String, StoreError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = std::fs::read_to_string(path).map_err(|source| StoreError::io("read", path, source))?;
+    Ok(id.trim().to_owned())
 }
 
 fn now_ms() -> i64 {
