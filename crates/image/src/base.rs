@@ -38,7 +38,7 @@ const GROUP: &str = "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n";
 const TEXTS: &[(&str, &str)] = &[
     ("etc/passwd", PASSWD),
     ("etc/group", GROUP),
-    ("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
+    ("etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
     // No name server: a sandbox without network has none, and nothing of the host's is copied.
     ("etc/resolv.conf", ""),
     (
