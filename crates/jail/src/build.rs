@@ -8,7 +8,7 @@ use crate::{
 use csb_sys::{
     mount::{self, Attributes, Tree, make_beneath, open_beneath},
     ns::{IdRange, user_namespace},
-    process, seccomp,
+    process,
 };
 use csb_wire::{Failure, JailPlan, Mode, UpperPlan};
 use rustix::fs::{AtFlags, Gid, Mode as FileMode, Uid};
@@ -59,11 +59,11 @@ pub fn build(host: &Host, plan: &JailPlan, prepared: &Prepared) -> Result<Built,
         Some(namespace) => namespace.try_clone().step("keep the user namespace")?,
         None => {
             let map = [IdRange { inside: USER_ID, outside: 0, count: 1 }];
-            user_namespace(&map, &map, true).step("make the inner user namespace")?
+            user_namespace(&map, &map, true, None).step("make the inner user namespace")?
         }
     };
     shut(host.mode)?;
-    Ok(Built { tenant: Tenant::new(tenant, host.mode, seccomp::Filter::clone(&host.filter), plan.limits.nofile), proc })
+    Ok(Built { tenant: Tenant::new(tenant, host, plan), proc })
 }
 
 /// Mounts what takes the sandbox's writes at the stage, which only this mount namespace sees.
@@ -197,7 +197,6 @@ fn write_hosts(root: &OwnedFd, hostname: &str) -> io::Result<()> {
 /// What the init itself may still do: find, signal and start the sandbox's processes, nothing else.
 fn shut(mode: Mode) -> Result<(), Failure> {
     process::set_undumpable().step("shut the door")?;
-    process::limit(rustix::process::Resource::Core, 0).step("shut the door")?;
     if let Some(rules) = csb_sys::landlock::Ruleset::sandbox().step("make the Landlock rules")? {
         process::set_no_new_privs().step("shut the door")?;
         rules.restrict_self().step("enter the Landlock domain")?;

@@ -27,6 +27,10 @@ pub struct Host {
     pub(crate) hidden: proc::Hidden,
     /// The system call allowlist.
     pub(crate) filter: Filter,
+    /// On top of it where a sandbox writes to the host's directories.
+    pub(crate) no_set_id: Filter,
+    /// Whether RLIMIT_NPROC counts the processes of a user namespace apart from others of the same host user (Linux 5.14).
+    pub(crate) counts_per_namespace: bool,
     /// The warden's own uid and gid.
     pub(crate) ids: (u32, u32),
 }
@@ -48,6 +52,8 @@ impl Host {
             nothing: if root { Some(proc::nothing()?) } else { None },
             hidden: proc::Hidden::on_this_kernel(),
             filter: Filter::sandbox(),
+            no_set_id: Filter::no_set_id(),
+            counts_per_namespace: root || release() >= (5, 14),
             ids,
         })
     }
@@ -66,6 +72,14 @@ impl Host {
     }
 }
 
+/// Major and minor number of the running kernel; what cannot be read is old.
+fn release() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let text = name.release().to_string_lossy();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Tries it, rather than guess from the kind of file system.
 fn can_idmap(directory: &Path) -> bool {
     use csb_sys::{
@@ -73,7 +87,7 @@ fn can_idmap(directory: &Path) -> bool {
         ns::{IdRange, user_namespace},
     };
     let map = [IdRange { inside: 0, outside: crate::prepare::FIRST_ID, count: crate::prepare::IDS }];
-    let Ok(namespace) = user_namespace(&map, &map, false) else { return false };
+    let Ok(namespace) = user_namespace(&map, &map, false, None) else { return false };
     Tree::copy(rustix::fs::CWD, directory, false)
         .and_then(|tree| tree.restrict(Attributes::READ_ONLY, Some(namespace.as_fd()), false))
         .is_ok()

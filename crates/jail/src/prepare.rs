@@ -17,6 +17,8 @@ use std::{
 
 /// Ids of one sandbox.
 pub const IDS: u32 = 65536;
+/// The last id inside: the sandbox's user namespace belongs to it, and nothing runs as it.
+pub(crate) const LAST_ID: u32 = IDS - 1;
 /// Host ids below this belong to people and services; ranges of sandboxes start here.
 pub(crate) const FIRST_ID: u32 = 0x1000_0000;
 /// uid of the default user inside.
@@ -44,7 +46,8 @@ pub fn prepare(host: &Host, plan: &JailPlan, slot: u32) -> Result<Prepared, Fail
     let tenant = match host.mode {
         Mode::Root => {
             let map = [IdRange { inside: 0, outside: first_uid, count: IDS }];
-            Some(user_namespace(&map, &map, false).step("make the user namespace")?)
+            let owner = Some(first_uid + LAST_ID);
+            Some(user_namespace(&map, &map, false, owner).step("make the user namespace")?)
         }
         Mode::Rootless => None,
     };
@@ -78,5 +81,5 @@ impl Prepared {
 /// Files of the volume's owner are the sandbox user's; all others look like nobody's.
 fn owner_map(meta: &fs::Metadata, first_uid: u32) -> std::io::Result<OwnedFd> {
     let one = |inside| [IdRange { inside, outside: first_uid + USER_ID, count: 1 }];
-    user_namespace(&one(meta.uid()), &one(meta.gid()), false)
+    user_namespace(&one(meta.uid()), &one(meta.gid()), false, None)
 }

@@ -1,9 +1,15 @@
 //! How a forked child of the init becomes a command of the tenant: identity, no capability, no way back.
 
-use crate::{Step, prepare::USER_ID};
+use crate::{
+    Host, Step,
+    prepare::{LAST_ID, USER_ID},
+};
 use csb_sys::{ns, process, seccomp::Filter};
-use csb_wire::{Failure, Mode};
-use rustix::fs::{FileType, Mode as FileMode, OFlags};
+use csb_wire::{Failure, JailPlan, Mode};
+use rustix::{
+    fs::{FileType, Mode as FileMode, OFlags},
+    process::Resource,
+};
 use std::{
     fs::File,
     io,
@@ -14,14 +20,25 @@ use std::{
 /// The user a command runs as unless told otherwise.
 pub const DEFAULT_USER: &str = "user";
 const MOST_PASSWD: u64 = 1 << 20;
+/// What a command would otherwise take over from whoever started the warden. Core: see `csb_sys::seccomp`, where 1 is kept.
+const LIMITS: [(Resource, u64); 6] = [
+    (Resource::Core, 1),
+    (Resource::Memlock, 8 << 20),
+    (Resource::Sigpending, 16384),
+    (Resource::Msgqueue, 819_200),
+    (Resource::Nice, 0),
+    (Resource::Rtprio, 0),
+];
 
 /// What commands of one sandbox become.
 #[derive(Debug)]
 pub struct Tenant {
     namespace: OwnedFd,
     mode: Mode,
-    filter: Filter,
+    filters: Vec<Filter>,
     nofile: u32,
+    /// Most processes of one user; none where the kernel would count those of other sandboxes with them.
+    nproc: Option<u32>,
 }
 
 /// A user inside.
@@ -38,8 +55,13 @@ pub struct Account {
 }
 
 impl Tenant {
-    pub(crate) fn new(namespace: OwnedFd, mode: Mode, filter: Filter, nofile: u32) -> Self {
-        Self { namespace, mode, filter, nofile }
+    pub(crate) fn new(namespace: OwnedFd, host: &Host, plan: &JailPlan) -> Self {
+        let mut filters = vec![host.filter.clone()];
+        if plan.volumes.iter().any(|volume| !volume.read_only) {
+            filters.push(host.no_set_id.clone());
+        }
+        let nproc = host.counts_per_namespace.then_some(plan.limits.pids);
+        Self { namespace, mode: host.mode, filters, nofile: plan.limits.nofile, nproc }
     }
 
     /// The user namespace commands enter.
@@ -52,7 +74,14 @@ impl Tenant {
     pub fn become_user(&self, user: Option<&str>) -> Result<Account, Failure> {
         // The OOM killer takes commands before the init.
         std::fs::write("/proc/self/oom_score_adj", "500").step("confine")?;
-        process::limit(rustix::process::Resource::Nofile, self.nofile.into()).step("confine")?;
+        process::limit(Resource::Nofile, self.nofile.into()).step("confine")?;
+        if let Some(nproc) = self.nproc {
+            // The cgroup limits all together; without cgroups this is what stops a fork bomb.
+            process::limit(Resource::Nproc, nproc.into()).step("confine")?;
+        }
+        for (resource, most) in LIMITS {
+            process::limit(resource, most).step("confine")?;
+        }
         ns::enter_user(&self.namespace).step("confine")?;
         let account = account(user.unwrap_or(DEFAULT_USER), read_passwd).step("user")?;
         if self.mode == Mode::Rootless && account.uid != USER_ID {
@@ -66,9 +95,14 @@ impl Tenant {
         Ok(account)
     }
 
-    /// Loads the system call allowlist: the last step before the tenant's own code, or our code on the tenant's behalf.
+    /// Loads the system call allowlist: the last step before the tenant's own code.
     pub fn filter(&self) -> Result<(), Failure> {
-        self.filter.install().step("confine")
+        self.filters.iter().try_for_each(Filter::install).step("confine")
+    }
+
+    /// The same for our own code on the tenant's behalf, which makes no set-user-id file and needs openat2(2).
+    pub fn filter_helper(&self) -> Result<(), Failure> {
+        self.filters.iter().take(1).try_for_each(Filter::install).step("confine")
     }
 }
 
@@ -100,11 +134,17 @@ pub fn account(user: &str, passwd: impl FnOnce() -> io::Result<String>) -> io::R
             && let (Ok(uid), Ok(gid)) = (uid.parse::<u32>(), gid.parse::<u32>())
             && (name == user || number == Some(uid))
         {
+            // The tenant writes this file. -1 means "leave as it is" to setresuid(2), which would leave the host's root; the
+            // last id of the range belongs to the namespace itself.
+            if uid >= LAST_ID || gid >= LAST_ID {
+                let error = format!("user `{user}` of /etc/passwd has ids outside the sandbox's range");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
             return Ok(Account { name: name.into(), uid, gid, home: home.into() });
         }
     }
     match number {
-        Some(id) if id < crate::prepare::IDS - 1 => Ok(known(user, id, "/")),
+        Some(id) if id < LAST_ID => Ok(known(user, id, "/")),
         _ => Err(io::Error::new(io::ErrorKind::NotFound, format!("no user `{user}` in this sandbox"))),
     }
 }
@@ -113,7 +153,8 @@ pub fn account(user: &str, passwd: impl FnOnce() -> io::Result<String>) -> io::R
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nbroken\nana:x:1001:1002:Ana:/home/ana:/bin/bash\n";
+    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nbroken\nana:x:1001:1002:Ana:/home/ana:/bin/bash\n\
+                          evil:x:4294967295:4294967295::/:/bin/sh\nowner:x:65535:0::/:/bin/sh\n";
 
     fn check(user: &str, expected: Option<(u32, u32, &str)>) {
         let found = account(user, || Ok(PASSWD.into())).ok();
@@ -129,6 +170,8 @@ mod tests {
         check("4242", Some((4242, 4242, "/")));
         check("nobody-here", None);
         check("65535", None);
+        check("evil", None);
+        check("owner", None);
         check("4294967295", None);
     }
 

@@ -32,7 +32,31 @@ pub fn write_maps(pid: i32, uids: &[IdRange], gids: &[IdRange], deny_setgroups: 
 }
 
 /// A new user namespace below ours that no process is in. The caller has one thread.
-pub fn user_namespace(uids: &[IdRange], gids: &[IdRange], deny_setgroups: bool) -> io::Result<OwnedFd> {
+///
+/// What the kernel counts per user (inotify instances, pending signals, message queue bytes) it counts in every namespace
+/// above as well, there against the owner: namespaces with one owner share its limits, and one can use them up for all, the
+/// owner's own programs included. So each gets an `owner` of its own where we may choose (as root); none: it is ours.
+pub fn user_namespace(
+    uids: &[IdRange],
+    gids: &[IdRange],
+    deny_setgroups: bool,
+    owner: Option<u32>,
+) -> io::Result<OwnedFd> {
+    let Some(owner) = owner else { return empty_namespace(uids, gids, deny_setgroups, || Ok(())) };
+    process::lend_uid(owner)?;
+    let made = empty_namespace(uids, gids, deny_setgroups, process::take_uid_back);
+    // Already ours unless the fork failed.
+    process::take_uid_back()?;
+    made
+}
+
+/// `born` is called when the namespace exists, before anything is done with it.
+fn empty_namespace(
+    uids: &[IdRange],
+    gids: &[IdRange],
+    deny_setgroups: bool,
+    born: impl FnOnce() -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     let child = match process::fork(CLONE_NEWUSER, None)? {
         Fork::Parent(pid) => pid,
         Fork::Child => {
@@ -43,7 +67,8 @@ pub fn user_namespace(uids: &[IdRange], gids: &[IdRange], deny_setgroups: bool) 
             }
         }
     };
-    let made = write_maps(child, uids, gids, deny_setgroups)
+    let made = born()
+        .and_then(|()| write_maps(child, uids, gids, deny_setgroups))
         .and_then(|()| fs::File::open(format!("/proc/{child}/ns/user")).map(OwnedFd::from));
     process::kill(child, SIGKILL)?;
     process::wait(child)?;

@@ -169,6 +169,7 @@ pub fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+const NO_SETUID_FIXUP: u64 = 1 << 2;
 /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off: uid 0 is a number like any other.
 const SECUREBITS: u64 = 0xef;
 
@@ -234,6 +235,10 @@ pub fn keep_capabilities(keep: &[u32]) -> io::Result<()> {
 /// Becomes `uid` and `gid` in every sense (real, effective, saved, file system), with no other group.
 /// `groups` says whether the supplementary groups can be set here (they cannot in a rootless namespace, which has none).
 pub fn become_user(uid: u32, gid: u32, groups: bool) -> io::Result<()> {
+    if uid == u32::MAX || gid == u32::MAX {
+        // -1 is "leave it as it is", which is never what was meant.
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     // SAFETY: the calls take integers; setgroups with 0 reads nothing. They are made by number because the C library's
     // wrappers would signal all threads of a process that has only this one.
     unsafe {
@@ -244,6 +249,23 @@ pub fn become_user(uid: u32, gid: u32, groups: bool) -> io::Result<()> {
         check_long(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
     }
     Ok(())
+}
+
+/// Takes an effective uid for a moment and keeps every capability meanwhile. Needs CAP_SETPCAP and CAP_SETUID.
+pub fn lend_uid(uid: u32) -> io::Result<()> {
+    // Without it a change from uid 0 would empty the effective set.
+    prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP)?;
+    set_effective_uid(uid)
+}
+
+/// Takes the effective uid 0 back.
+pub fn take_uid_back() -> io::Result<()> {
+    set_effective_uid(0)
+}
+
+fn set_effective_uid(uid: u32) -> io::Result<()> {
+    // SAFETY: setresuid takes integers; -1 leaves an id as it is. By number, for the reason given at `become_user`.
+    check_long(unsafe { libc::syscall(libc::SYS_setresuid, -1i32, uid, -1i32) }).map(drop)
 }
 
 /// Sets both limits of a resource, never above the hard limit in force.

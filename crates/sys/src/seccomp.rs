@@ -17,7 +17,7 @@ mod tests;
 
 pub use compile::CompileError;
 pub use policy::{Clause, Is, Policy, Rule, Test, Verdict};
-pub use sandbox::policy as sandbox_policy;
+pub use sandbox::{no_set_id_policy, policy as sandbox_policy};
 pub use table::{ALLOWED, Group, REFUSED};
 
 use crate::check::check_long;
@@ -38,6 +38,11 @@ impl Filter {
     /// The filter that every sandbox runs under: see [`ALLOWED`], [`REFUSED`] and `sandbox.rs` for each rule's reason.
     pub fn sandbox() -> Self {
         Self::compile(&sandbox_policy()).expect("the sandbox policy compiles: a test of this crate does it")
+    }
+
+    /// On top of the other where a sandbox can write to the host's directories: see [`no_set_id_policy`].
+    pub fn no_set_id() -> Self {
+        Self::compile(&no_set_id_policy()).expect("the policy compiles: a test of this crate does it")
     }
 
     /// Number of instructions; the kernel takes 4096 at most.

@@ -96,6 +96,8 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
     };
     let mut archive = tar::Archive::new(input);
     archive.set_preserve_permissions(true);
+    // Set-user-id means nothing in a sandbox, and too much on a volume of the host.
+    archive.set_mask(0o6000);
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
     // Ids in an archive are somebody else's; files belong to the user who unpacks.

@@ -4,23 +4,28 @@ use crate::init::only;
 use csb_jail::{Account, Built, Step, Tenant, failure};
 use csb_sys::{
     pipe::pipe,
-    process::{self, CLONE_NEWCGROUP, Fork},
+    process::{self, CLONE_NEWCGROUP, Fork, SIGCONT, SIGKILL},
     tty,
 };
 use csb_wire::{ExecPlan, Failure, decode, encode};
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
+};
 use std::{
     ffi::{CString, OsStr},
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 const SHELL: &str = "/bin/sh";
+/// A command that has not begun by then never will: something in the sandbox keeps stopping it.
+const MOST_START: Duration = Duration::from_secs(10);
 
 /// A running command, and the ends that the init keeps for the server.
 pub(crate) struct Started {
@@ -61,13 +66,35 @@ pub(crate) fn start(plan: &ExecPlan, fds: Vec<OwnedFd>, built: &Built) -> Result
         }
         Fork::Parent(pid) => {
             drop(report);
-            let mut said = Vec::new();
-            File::from(errors).read_to_end(&mut said).step("fork")?;
+            let said = hear(&errors, pid).step("fork")?;
             if said.is_empty() {
                 return Ok(Started { pid, mark, at, outputs: streams.outputs, stdin: streams.stdin });
             }
             // The pid was never ours to show; SIGCHLD brings it to the reaper, which does not know it.
             Err(decode(&said).unwrap_or_else(|_| failure("exec", &io::Error::other("it was killed before it began"))))
+        }
+    }
+}
+
+/// What the child says before its exec; nothing when that succeeds. From the moment it is the tenant's user it can be stopped
+/// by the tenant's programs, and the init must not wait for ever.
+fn hear(errors: &OwnedFd, pid: i32) -> io::Result<Vec<u8>> {
+    let started = Instant::now();
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        match poll(&mut [PollFd::new(errors, PollFlags::IN)], Some(&tick)) {
+            Ok(0) if started.elapsed() < MOST_START => process::kill(pid, SIGCONT).map(drop)?,
+            Ok(0) => process::kill(pid, SIGKILL).map(drop)?,
+            Ok(_) => match rustix::io::read(errors, &mut buffer) {
+                Ok(0) => return Ok(said),
+                Ok(n) => said.extend_from_slice(&buffer[..n]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            },
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
         }
     }
 }

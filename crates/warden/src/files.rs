@@ -55,7 +55,7 @@ fn become_helper(user: Option<&str>, socket: &OwnedFd, tenant: &Tenant) -> Resul
     only(&[socket]).map_err(step)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let link = Link::new(socket).map_err(step)?;
-    tenant.filter()?;
+    tenant.filter_helper()?;
     Ok(link)
 }
 
@@ -228,7 +228,8 @@ impl Target {
         if old.is_none() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
         }
-        let mode = mode.map(|m| m & 0o7777);
+        // Set-user-id means nothing in a sandbox, and too much on a volume of the host.
+        let mode = mode.map(|m| m & 0o1777);
         if append {
             let file = open_in_place(&real, mode.unwrap_or(0o644), true).map_err(fail)?;
             return Ok(Self { file, temporary: None, real });
@@ -237,7 +238,7 @@ impl Target {
         match File::options().write(true).create_new(true).mode(0o600).open(&temporary) {
             Ok(file) => {
                 let target = Self { file, temporary: Some(temporary), real };
-                let bits = mode.or(old.map(|m| m.mode() & 0o7777)).unwrap_or(0o644);
+                let bits = mode.or(old.map(|m| m.mode() & 0o1777)).unwrap_or(0o644);
                 if let Err(e) = target.file.set_permissions(fs::Permissions::from_mode(bits)) {
                     let found = fail(e);
                     target.undo();
@@ -275,14 +276,8 @@ impl Target {
 
 fn open_in_place(path: &Path, mode: u32, append: bool) -> io::Result<File> {
     // Never waits for a FIFO's reader.
-    let file = File::options()
-        .write(true)
-        .append(append)
-        .create(true)
-        .truncate(!append)
-        .mode(mode)
-        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
-        .open(path)?;
+    let how = if append { OFlags::APPEND } else { OFlags::TRUNC };
+    let file = open_plain(path, OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | how, mode)?;
     refuse_proc(&file)?;
     Ok(file)
 }
@@ -299,7 +294,7 @@ fn random() -> u64 {
 pub(crate) fn open_regular(path: &Path) -> Result<File, FileError> {
     let fail = |e: io::Error| error("read", path, &e);
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path).map_err(fail)?;
+    let file = open_plain(path, OFlags::RDONLY | flags, 0).map_err(fail)?;
     let meta = file.metadata().map_err(fail)?;
     if meta.is_dir() {
         return Err(fail(io_error(libc::EISDIR)));
@@ -309,6 +304,15 @@ pub(crate) fn open_regular(path: &Path) -> Result<File, FileError> {
         return Err(not_regular(path));
     }
     Ok(file)
+}
+
+/// Opens, but through none of `/proc`'s links to what is open here: `/proc/self/exe` is this very program, on the host
+/// (CVE-2019-5736).
+fn open_plain(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = rustix::fs::ResolveFlags::NO_MAGICLINKS;
+    let fd = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::from_raw_mode(mode), resolve)?;
+    Ok(fd.into())
 }
 
 fn refuse_proc(file: &File) -> io::Result<()> {

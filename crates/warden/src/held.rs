@@ -95,8 +95,8 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
                 process::kill(pid, SIGKILL).step("make the process")?;
                 return Err(failure("map the user", &e));
             }
-            // The end of the pipe is the signal.
-            drop(go);
+            // If it is dead already, its end is reported like any other.
+            let _ = rustix::io::write(&go, b"x");
             Ok((pid, ours))
         }
     }
@@ -105,12 +105,16 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
 /// In the new process.
 fn become_init(host: &Host, plan: &JailPlan, prepared: &Prepared, joins: &[OwnedFd], conn: Conn, wait: &OwnedFd) {
     let result = (|| -> Result<_, Failure> {
-        // Until the maps are written we are nobody.
-        rustix::io::read(wait, &mut [0u8; 1]).step("wait for the warden")?;
+        process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
+        // Until the maps are written we are nobody. No byte: the warden died before the line above could tell.
+        if rustix::io::read(wait, &mut [0u8; 1]).step("wait for the warden")? == 0 {
+            process::exit_now(1);
+        }
         Group::join(joins).step("enter the cgroup")?;
         keep_only(host, prepared, &conn)?;
         process::set_name(c"csb-init");
         let built = build(host, plan, prepared)?;
+        // Again: a change of ids clears it.
         process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
         process::close_all_but(&[0, 1, 2, conn.as_raw_fd(), built.proc.as_raw_fd(), built.tenant.as_raw_fd()])
             .step("close descriptors")?;

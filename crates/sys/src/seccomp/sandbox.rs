@@ -33,6 +33,7 @@ pub fn policy() -> Policy {
     memory(&mut policy);
     sockets(&mut policy);
     files(&mut policy);
+    core_dumps(&mut policy);
     policy
 }
 
@@ -69,6 +70,59 @@ fn processes(policy: &mut Policy) {
         .rule(libc::SYS_sched_setscheduler, Rule::otherwise(EPERM).when(Verdict::Allow, &[(1, Is::In32(SCHEDULERS))]));
     // EINVAL is what a kernel that lacks an option says, and programs are ready for it.
     policy.rule(libc::SYS_prctl, Rule::otherwise(EINVAL).when(Verdict::Allow, &[(0, Is::In32(PRCTL))]));
+}
+
+/// What a core dump may not be turned on again by: see `core_dumps`.
+fn core_dumps(policy: &mut Policy) {
+    // Core dumps that the host pipes to a program ignore every RLIMIT_CORE but 1, and that program runs as the host's root
+    // on bytes of a tenant's making (CVE-2022-4415, CVE-2025-4598). The limit is 1 here and stays: setting it is answered
+    // with success, as programs that turn dumps off have what they want.
+    const CORE: u32 = libc::RLIMIT_CORE;
+    policy.rule(
+        libc::SYS_prlimit64,
+        Rule::otherwise(Verdict::Allow)
+            .when(Verdict::Allow, &[(1, Is::Eq32(CORE)), (2, Is::Eq64(0))])
+            .when(Verdict::Errno(0), &[(1, Is::Eq32(CORE))]),
+    );
+    #[cfg(target_arch = "x86_64")]
+    policy.rule(libc::SYS_setrlimit, Rule::otherwise(Verdict::Allow).when(Verdict::Errno(0), &[(0, Is::Eq32(CORE))]));
+}
+
+/// The policy for sandboxes that can write to the host's own directories, on top of the other: no file gets a set-user-id or
+/// set-group-id bit. Nothing in a sandbox would heed them, but the host would, and there the file has the owner of the
+/// directory it is in.
+pub fn no_set_id_policy() -> Policy {
+    const BITS: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
+    const MAKES: [u32; 2] = [libc::O_CREAT as u32, 0o20_000_000 /* __O_TMPFILE */];
+    let has = |argument: u8, bit: u32| (argument, Is::Masked32 { mask: bit, value: bit });
+    let without = |mode: u8| {
+        BITS.into_iter().fold(Rule::otherwise(Verdict::Allow), |rule, bit| rule.when(EPERM, &[has(mode, bit)]))
+    };
+    // Without one of `MAKES` the kernel looks at no mode, and the register holds anything.
+    let opens = |flags: u8, mode: u8| {
+        BITS.into_iter()
+            .flat_map(|bit| MAKES.map(|make| (bit, make)))
+            .fold(Rule::otherwise(Verdict::Allow), |rule, (bit, make)| {
+                rule.when(EPERM, &[has(flags, make), has(mode, bit)])
+            })
+    };
+    // The first filter has killed code of other architectures.
+    let mut policy = Policy::new(Verdict::Allow, Verdict::KillProcess);
+    policy.rule(libc::SYS_fchmod, without(1));
+    policy.rule(libc::SYS_fchmodat, without(2));
+    policy.rule(super::table::SYS_fchmodat2, without(2));
+    policy.rule(libc::SYS_mknodat, without(2));
+    policy.rule(libc::SYS_openat, opens(2, 3));
+    // Its mode is behind a pointer; C libraries and languages fall back to openat.
+    policy.rule(libc::SYS_openat2, Rule::always(Verdict::Errno(libc::ENOSYS as u16)));
+    #[cfg(target_arch = "x86_64")]
+    {
+        policy.rule(libc::SYS_chmod, without(1));
+        policy.rule(libc::SYS_mknod, without(1));
+        policy.rule(libc::SYS_creat, without(1));
+        policy.rule(libc::SYS_open, opens(1, 2));
+    }
+    policy
 }
 
 /// Options of prctl(2): all act on the caller alone. Not here, among others: `PR_SET_MM` (rewrites what /proc shows),
@@ -123,6 +177,9 @@ fn memory(policy: &mut Policy) {
         Rule::otherwise(Verdict::Allow)
             .when(Verdict::Errno(libc::ENOMEM as u16), &[(3, Is::Masked32 { mask: MAP_HUGETLB, value: MAP_HUGETLB })]),
     );
+    // Merged pages tell tenants about each other's memory by the time a write takes.
+    const MERGEABLE: u32 = libc::MADV_MERGEABLE as u32;
+    policy.rule(libc::SYS_madvise, Rule::otherwise(Verdict::Allow).when(EINVAL, &[(2, Is::Eq32(MERGEABLE))]));
     policy.rule(
         libc::SYS_memfd_create,
         Rule::otherwise(Verdict::Allow)

@@ -6,7 +6,7 @@ use libc::*;
 
 // Numbers that the `libc` crate does not have. From 424 on they are the same on every architecture.
 const SYS_cachestat: c_long = 451;
-const SYS_fchmodat2: c_long = 452;
+pub(super) const SYS_fchmodat2: c_long = 452;
 const SYS_map_shadow_stack: c_long = 453;
 const SYS_futex_wake: c_long = 454;
 const SYS_futex_wait: c_long = 455;
@@ -60,7 +60,7 @@ pub const ALLOWED: &[Group] = &[
         SYS_eventfd2 SYS_signalfd4 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_inotify_init1
         SYS_inotify_add_watch SYS_inotify_rm_watch),
     group!("memory of the process itself; what is locked counts against RLIMIT_MEMLOCK and the cgroup":
-        SYS_munmap SYS_mprotect SYS_brk SYS_mremap SYS_msync SYS_mincore SYS_madvise SYS_mlock SYS_mlock2
+        SYS_munmap SYS_mprotect SYS_brk SYS_mremap SYS_msync SYS_mincore SYS_mlock SYS_mlock2
         SYS_munlock SYS_mlockall SYS_munlockall SYS_membarrier SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect
         SYS_get_mempolicy SYS_mseal SYS_map_shadow_stack),
     group!("processes and threads; the PID namespace bounds whom they reach":
@@ -83,7 +83,7 @@ pub const ALLOWED: &[Group] = &[
         SYS_getuid SYS_geteuid SYS_getgid SYS_getegid SYS_getgroups SYS_getresuid SYS_getresgid SYS_setuid
         SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setfsuid SYS_setfsgid SYS_setgroups
         SYS_capget SYS_capset),
-    group!("limits and facts": SYS_prlimit64 SYS_getrusage SYS_sysinfo SYS_uname SYS_getrandom),
+    group!("limits and facts": SYS_getrusage SYS_sysinfo SYS_uname SYS_getrandom),
     group!("System V and POSIX message queues, semaphores, shared memory; the IPC namespace is the sandbox's own":
         SYS_shmat SYS_shmctl SYS_shmdt SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget SYS_msgsnd
         SYS_msgrcv SYS_msgctl SYS_mq_open SYS_mq_unlink SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_notify
@@ -103,7 +103,7 @@ pub(super) const ALLOWED_OLDER: &[Group] = &[
         SYS_link SYS_symlink SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_renameat
         SYS_sync_file_range SYS_getdents SYS_dup2 SYS_pipe SYS_poll SYS_select SYS_epoll_create SYS_epoll_wait
         SYS_eventfd SYS_signalfd SYS_inotify_init SYS_fork SYS_vfork SYS_getpgrp SYS_pause SYS_alarm SYS_time
-        SYS_getrlimit SYS_setrlimit),
+        SYS_getrlimit),
     group!("thread-local storage, and asking what the CPU has; own registers only": SYS_arch_prctl),
     group!("where a tracer on the host has put a uretprobe, the kernel enters through this; elsewhere it is SIGILL":
         SYS_uretprobe),

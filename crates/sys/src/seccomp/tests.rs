@@ -25,6 +25,36 @@ fn the_compiled_sandbox_policy_says_what_the_policy_says() {
 }
 
 #[test]
+fn set_id_bits_are_refused_where_a_mode_is_looked_at() {
+    let (policy, filter) = (no_set_id_policy(), Filter::no_set_id());
+    let check = |number: libc::c_long, arguments: [u64; 6], allowed: bool| {
+        let verdict = policy.decide(number as u32, &arguments);
+        assert_eq!(verdict == Verdict::Allow, allowed, "{number} {arguments:?}");
+        assert_eq!(answer(&filter, number as u32, arguments), returned(verdict));
+    };
+    let make = (libc::O_CREAT | libc::O_WRONLY) as u64;
+    check(libc::SYS_fchmod, [3, 0o755, 0, 0, 0, 0], true);
+    check(libc::SYS_fchmod, [3, 0o4755, 0, 0, 0, 0], false);
+    check(libc::SYS_fchmod, [3, 0xffff_0000_0000_0000 | 0o2755, 0, 0, 0, 0], false);
+    check(libc::SYS_openat, [3, 0, make, 0o644, 0, 0], true);
+    check(libc::SYS_openat, [3, 0, make, 0o4644, 0, 0], false);
+    check(libc::SYS_openat, [3, 0, libc::O_TMPFILE as u64, 0o2644, 0, 0], false);
+    check(libc::SYS_openat, [3, 0, 0, 0o7777, 0, 0], true);
+    check(libc::SYS_openat2, [3, 0, 0, 0, 0, 0], false);
+    check(libc::SYS_read, [0o7777; 6], true);
+}
+
+#[test]
+fn core_dumps_cannot_be_turned_on_and_other_limits_can_be_set() {
+    let policy = sandbox_policy();
+    let core = u64::from(libc::RLIMIT_CORE);
+    assert_eq!(policy.decide(libc::SYS_prlimit64 as u32, &[0, core, 0, 99, 0, 0]), Verdict::Allow);
+    assert_eq!(policy.decide(libc::SYS_prlimit64 as u32, &[0, core, 99, 0, 0, 0]), Verdict::Errno(0));
+    assert_eq!(policy.decide(libc::SYS_prlimit64 as u32, &[0, core | 1 << 32, 1 << 32, 0, 0, 0]), Verdict::Errno(0));
+    assert_eq!(policy.decide(libc::SYS_prlimit64 as u32, &[0, 7, 99, 0, 0, 0]), Verdict::Allow);
+}
+
+#[test]
 fn code_of_another_architecture_is_killed_and_x32_is_unknown() {
     let filter = Filter::sandbox();
     let i386 = 0x4000_0003;
