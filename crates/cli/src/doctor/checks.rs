@@ -140,7 +140,7 @@ fn idmap() -> Check {
         return Check::lacks("idmapped mounts", Status::Degraded, "needs root", LOST, "run as root");
     }
     let map = [ns::IdRange { inside: 0, outside: 1 << 20, count: 65536 }];
-    let tried = ns::user_namespace(&map, &map, false).and_then(|namespace| {
+    let tried = ns::user_namespace(&map, &map, false, None).and_then(|namespace| {
         Tree::copy(CWD, "/usr", false)?.restrict(Attributes::READ_ONLY, Some(namespace.as_fd()), false)
     });
     match tried {
