@@ -48,13 +48,15 @@ fn stop(connection: &csb_sys::packet::Conn) -> std::io::Result<u32> {
     connection.send(&csb_wire::encode(&ToWarden::Hello { version: VERSION }), &[])?;
     connection.send(&csb_wire::encode(&ToWarden::Stop { seq: SEQ }), &[])?;
     let mut sandboxes = 0;
+    let mut done = false;
+    // Read to the end: the warden answers before it has ended, and whoever starts one next must not meet this one.
     while let Some((bytes, _)) = connection.recv()? {
         match csb_wire::decode(&bytes).map_err(|e| other(e.to_string()))? {
             FromWarden::Welcome { held, .. } => sandboxes = held,
-            FromWarden::Done { seq: SEQ } => return Ok(sandboxes),
+            FromWarden::Done { seq: SEQ } => done = true,
             FromWarden::Failed { seq: SEQ, failure } => return Err(other(failure.to_string())),
             _ => {}
         }
     }
-    Ok(sandboxes)
+    if done { Ok(sandboxes) } else { Err(other("it ended without an answer".into())) }
 }
