@@ -10,7 +10,7 @@ use crate::{
 };
 use csb_types::{ExecId, ExecSpec};
 use std::{collections::HashMap, os::fd::OwnedFd, sync::atomic::Ordering, time::Duration};
-use tokio::time::Instant;
+use tokio::{io::Interest, time::Instant};
 
 impl Driver {
     /// What an earlier server wrote down. How the execs are now comes with init's report.
@@ -24,7 +24,10 @@ impl Driver {
             });
             let exec = self.exec(id.clone(), entry.start.spec(), entry.start.started_ms, spool.ok());
             match entry.end {
-                Some(end) => exec.publish(end),
+                Some(end) => {
+                    exec.publish(end);
+                    self.ended.push_back(id);
+                }
                 None => drop(unreported.insert(id, exec.clone())),
             }
             self.sandbox.execs().push_back(exec);
@@ -56,12 +59,14 @@ impl Driver {
         exec.pid.store(pid, Ordering::Relaxed);
         let stdin = if stdin { fds.pop() } else { None };
         if let Some(stdin) = stdin
-            && let Ok(stdin) = watch(stdin)
+            && let Ok(stdin) = watch(stdin, Interest::WRITABLE)
             && let Ok(mut place) = exec.stdin.try_lock()
         {
             *place = Some(stdin);
         }
         let mut fds = fds.into_iter();
+        // Until its pipes come to their end, once more.
+        self.ended.retain(|ended| *ended != id);
         if let Err(error) = self.pump(&exec, [fds.next(), fds.next()]) {
             tracing::error!(exec = %id, %error, "cannot watch an exec's output");
         }

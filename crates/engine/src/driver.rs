@@ -136,6 +136,10 @@ pub(crate) struct Driver {
     /// Whether the warden was asked to release it and has not answered.
     pub(crate) releasing: bool,
     pub(crate) refresh_at: Option<Instant>,
+    /// Those that ended and whose pipes nobody holds, in this order.
+    pub(crate) ended: VecDeque<ExecId>,
+    /// The exec that ended last.
+    pub(crate) last: Option<Arc<Shared>>,
 }
 
 pub(crate) fn now_ms() -> i64 {
@@ -167,6 +171,8 @@ impl Driver {
             releases: Vec::new(),
             releasing: false,
             refresh_at: None,
+            ended: VecDeque::new(),
+            last: None,
         })
     }
 
@@ -304,7 +310,12 @@ impl Driver {
             Command::Released(done) => return self.on_released(done),
             Command::Finished { exec } => self.on_finished(&exec),
             Command::Drained { exec } => {
-                self.live.remove(&exec);
+                // Whoever waited for its end reads its output now; one sandbox keeps one such file open.
+                let last = self.live.remove(&exec).map(|live| live.exec);
+                if let Some(previous) = std::mem::replace(&mut self.last, last) {
+                    previous.spool.close();
+                }
+                self.ended.push_back(exec.clone());
                 self.tell(&ToInit::Forget { exec });
                 self.trim();
                 while self.pumps.try_join_next().is_some() {}
@@ -447,18 +458,17 @@ impl Driver {
         }
     }
 
-    /// Forgets the oldest ended execs, and makes the journal short again.
+    /// Forgets the execs that ended first, and makes the journal short again.
     fn trim(&mut self) {
         let mut execs = self.sandbox.execs();
-        while execs.len() > HISTORY {
-            let ended = |exec: &Arc<Shared>| exec.result().is_some() && !self.live.contains_key(&exec.id);
-            let Some(oldest) = execs.iter().position(ended) else { break };
-            if let Some(exec) = execs.remove(oldest) {
-                if Arc::strong_count(&exec) > 1 {
-                    exec.spool.pin();
-                }
-                exec.spool.remove();
+        while self.ended.len() > HISTORY {
+            let Some(oldest) = self.ended.pop_front() else { break };
+            let place = execs.iter().position(|exec| exec.id == oldest);
+            let Some(exec) = place.and_then(|place| execs.remove(place)) else { continue };
+            if Arc::strong_count(&exec) > 1 {
+                exec.spool.pin();
             }
+            exec.spool.remove();
         }
         if let Some(journal) = &mut self.journal
             && journal.is_long()
@@ -524,6 +534,7 @@ impl Driver {
         for exec in self.unreported.take().unwrap_or_default().into_values() {
             exec.publish(released(&exec));
         }
+        self.last = None;
         // No process is left, so every pipe comes to its end.
         let wound_down = timeout(WIND_DOWN, async { while self.pumps.join_next().await.is_some() {} }).await;
         if wound_down.is_err() {

@@ -19,7 +19,11 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, LazyLock, atomic::Ordering},
 };
-use tokio::{io::unix::AsyncFd, sync::oneshot, time::Instant};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+    time::Instant,
+};
 
 /// Descriptors kept free for what must not fail: accepting a release, opening a spool.
 const RESERVE: u64 = 64;
@@ -114,7 +118,7 @@ impl Driver {
         let exec = self.exec(id, spec, started_ms, None);
         let sent = self.send(&ToInit::Exec(Box::new(plan)), &pipes.for_init());
         if let Some(stdin) = pipes.ours.get(2).is_some().then(|| pipes.ours.remove(2)) {
-            let stdin = watch(stdin).map_err(no_pipes)?;
+            let stdin = watch(stdin, Interest::WRITABLE).map_err(no_pipes)?;
             *exec.stdin.try_lock().expect("nobody else knows this exec") = Some(stdin);
         }
         sent.map_err(|error| ExecError::Internal(format!("cannot ask the sandbox's init: {error}")))?;
@@ -154,9 +158,14 @@ impl Driver {
     /// Starts to move output; from then on the exec is `live`.
     pub(crate) fn pump(&mut self, exec: &Arc<Shared>, sources: [Option<OwnedFd>; 2]) -> io::Result<()> {
         let [out, err] = sources;
+        // A terminal is written to as well.
+        let interest = match exec.spec.pty {
+            Some(_) => Interest::READABLE | Interest::WRITABLE,
+            None => Interest::READABLE,
+        };
         let watched = |fd: Option<OwnedFd>| -> io::Result<Option<Arc<AsyncFd<OwnedFd>>>> {
             let Some(fd) = fd else { return Ok(None) };
-            Ok(Some(Arc::new(watch(fd)?)))
+            Ok(Some(Arc::new(watch(fd, interest)?)))
         };
         let sources = [watched(out)?, watched(err)?];
         // Pipes need no flag: splice(2) is told each time not to wait.

@@ -87,7 +87,7 @@ impl Pump {
                 }
             }
         }
-        writer.finish();
+        drop(writer);
         let _ = self.sandbox.commands.send(Command::Drained { exec: self.exec.id.clone() });
     }
 

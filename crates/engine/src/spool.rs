@@ -4,7 +4,7 @@
 //! (A terminal's bytes pass through our memory: splice(2) from a terminal needs a pipe between.)
 //! Knows nothing of processes or of when an exec ends.
 
-use crate::order::{Cursor, DROPPED, Lane, Order, Piece};
+use crate::order::{Cursor, DROPPED, Lane, Order, Piece, RECORD};
 use csb_types::ExecId;
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
@@ -55,13 +55,16 @@ impl Home {
         self.dir.join(format!("{id}.{extension}"))
     }
 
-    fn create(&self, id: &ExecId, extension: &str) -> io::Result<File> {
+    /// Opens a file to write at its end, which is `at`.
+    fn create(&self, id: &ExecId, extension: &str, at: u64) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR;
         let base = OFlags::RDWR | OFlags::CLOEXEC;
         if self.durable {
             let file = File::from(rustix::fs::open(self.path(id, extension), base | OFlags::CREATE, mode)?);
-            // The position of a re-opened file; O_APPEND would make splice(2) refuse it.
-            rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+            if at > 0 {
+                // O_APPEND would make splice(2) refuse it.
+                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(at))?;
+            }
             return Ok(file);
         }
         match rustix::fs::open(&self.dir, base | OFlags::TMPFILE, mode) {
@@ -94,12 +97,15 @@ pub(crate) struct Spool {
 struct State {
     order: Order,
     dropped: bool,
+    /// In the index.
+    records: u64,
+    pinned: bool,
     files: [Option<Arc<File>>; 2],
 }
 
 impl Spool {
     pub(crate) fn new(home: Arc<Home>, id: ExecId) -> Self {
-        let state = State { order: Order::new(), dropped: false, files: [None, None] };
+        let state = State { order: Order::new(), dropped: false, records: 0, pinned: false, files: [None, None] };
         Self { home, id, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -117,13 +123,14 @@ impl Spool {
             other => other?,
         };
         let (order, dropped, missing) = Order::recover(&index, sizes);
+        let records = (index.len() / RECORD + missing.len()) as u64;
         if !missing.is_empty() {
-            let mut file = spool.home.create(&spool.id, INDEX)?;
+            let mut file = spool.home.create(&spool.id, INDEX, (index.len() - index.len() % RECORD) as u64)?;
             for record in missing {
                 file.write_all(&record.to_le_bytes())?;
             }
         }
-        *spool.lock() = State { order, dropped, files: [None, None] };
+        *spool.lock() = State { order, dropped, records, pinned: false, files: [None, None] };
         Ok(spool)
     }
 
@@ -172,6 +179,7 @@ impl Spool {
 
     /// Keeps the files open, so that output can be read after `remove`.
     pub(crate) fn pin(&self) {
+        self.lock().pinned = true;
         for lane in Lane::BOTH {
             if self.lock().order.lane_len(lane) > 0
                 && let Ok(file) = self.file(lane)
@@ -182,19 +190,25 @@ impl Spool {
     }
 
     /// Closes the files until somebody reads again; nameless ones stay open.
-    fn close(&self) {
-        if self.home.durable {
-            self.lock().files = [None, None];
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        if self.home.durable && !state.pinned {
+            state.files = [None, None];
         }
     }
 
     /// Removes the files.
     pub(crate) fn remove(&self) {
-        if !self.home.durable || self.len() == 0 {
+        if !self.home.durable {
             return;
         }
-        for extension in EXTENSIONS.into_iter().chain([INDEX]) {
-            // Most execs have one of the three at most, and the directory goes with the sandbox.
+        let (lens, records) = {
+            let state = self.lock();
+            (Lane::BOTH.map(|lane| state.order.lane_len(lane)), state.records)
+        };
+        let names = [(EXTENSIONS[0], lens[0]), (EXTENSIONS[1], lens[1]), (INDEX, records)];
+        for (extension, _) in names.into_iter().filter(|(_, there)| *there > 0) {
+            // What cannot be removed now goes with the sandbox's directory.
             let _ = std::fs::remove_file(self.home.path(&self.id, extension));
         }
     }
@@ -252,8 +266,8 @@ impl Writer {
             let state = self.spool.lock();
             (state.order.would_switch(lane), self.most - state.order.len())
         };
-        if other {
-            // A run is closed only for bytes that are there: most streams just end.
+        if other || self.files[lane as usize].is_none() {
+            // Files are made and runs closed only for bytes that are there: most streams just end.
             match look(&source)? {
                 Look::Bytes => {}
                 Look::Empty => return Ok(Taken::Empty),
@@ -289,7 +303,8 @@ impl Writer {
         let file = match &self.files[lane as usize] {
             Some(file) => file,
             none => {
-                let file = self.spool.home.create(&self.spool.id, EXTENSIONS[lane as usize]);
+                let at = self.spool.lock().order.lane_len(lane);
+                let file = self.spool.home.create(&self.spool.id, EXTENSIONS[lane as usize], at);
                 let file = Arc::new(file.map_err(KeepError::Spool)?);
                 self.spool.lock().files[lane as usize] = Some(file.clone());
                 debug_assert!(none.is_none());
@@ -318,9 +333,14 @@ impl Writer {
         }
         let index = match &mut self.index {
             Some(index) => index,
-            none => none.insert(self.spool.home.create(&self.spool.id, INDEX)?),
+            none => {
+                let at = self.spool.lock().records * RECORD as u64;
+                none.insert(self.spool.home.create(&self.spool.id, INDEX, at)?)
+            }
         };
-        index.write_all(&record.to_le_bytes())
+        index.write_all(&record.to_le_bytes())?;
+        self.spool.lock().records += 1;
+        Ok(())
     }
 
     fn drop_some(&mut self, source: impl AsFd) -> io::Result<Taken> {
@@ -351,11 +371,6 @@ impl Writer {
             Err(error) if error.raw_os_error() == Some(libc::EIO) && self.terminal => Ok(Taken::Ended),
             Err(error) => Err(error),
         }
-    }
-
-    /// Says that no more will come.
-    pub(crate) fn finish(self) {
-        self.spool.close();
     }
 }
 
@@ -447,7 +462,8 @@ mod tests {
         assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(1));
         assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Ended);
         assert_eq!(writer.take(Lane::Err, &pipes.read[1]).unwrap(), Taken::Ended);
-        writer.finish();
+        drop(writer);
+        spool.close();
         assert_eq!(spool.read_lane(Lane::Out).unwrap(), b"onethree!");
         spool.remove();
         assert_eq!(std::fs::read_dir(dir.join("sb")).unwrap().count(), 0);
@@ -495,7 +511,8 @@ mod tests {
         let mut writer = Writer::new(spool.clone(), 100, false);
         pipes.put(Lane::Out, b"kept");
         writer.take(Lane::Out, &pipes.read[0]).unwrap();
-        writer.finish();
+        drop(writer);
+        spool.close();
         spool.pin();
         std::fs::remove_dir_all(dir).unwrap();
         assert_eq!(spool.read_lane(Lane::Out).unwrap(), b"kept");
@@ -512,7 +529,8 @@ mod tests {
         pipes.put(Lane::Err, b"b");
         writer.take(Lane::Out, &pipes.read[0]).unwrap();
         writer.take(Lane::Err, &pipes.read[1]).unwrap();
-        writer.finish();
+        drop(writer);
+        spool.close();
         assert_eq!(all(&spool), [(Lane::Out, b"a".to_vec()), (Lane::Err, b"b".to_vec())]);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
         std::fs::remove_dir_all(dir).unwrap();

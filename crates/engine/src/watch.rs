@@ -1,10 +1,10 @@
 //! Registers a descriptor with tokio.
 
 use std::{io, os::fd::AsRawFd};
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
-/// Watches `fd`. All that is watched here owns one descriptor for as long as it lives, as tokio asks.
+/// Watches `fd` for `interest`. All that is watched here owns one descriptor for as long as it lives, as tokio asks.
 #[expect(deprecated, reason = "its successor is unsafe, which only csb-sys may use, and what it asks for holds here")]
-pub(crate) fn watch<T: AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
-    AsyncFd::new(fd)
+pub(crate) fn watch<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(fd, interest)
 }
