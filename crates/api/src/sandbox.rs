@@ -175,10 +175,16 @@ impl SandboxRequest {
                 return Err(unsupported("network access is not in this build; it has `network: \"none\"`".into()));
             }
         };
+        let resources = self.resources.unwrap_or_default();
+        let mut limits = resources.over(&Limits::default())?;
+        if resources.disk.is_none() && self.storage != Some(StorageName::Disk) {
+            // Less memory alone is no wish for a file system on disk, which takes far longer to make.
+            limits.disk = limits.disk.min(limits.memory / 4 * 3);
+        }
         let spec = SandboxSpec {
             kind,
             template: check_name("template", self.template.as_deref())?,
-            limits: self.resources.unwrap_or_default().over(&Limits::default())?,
+            limits,
             net,
             upper: match self.storage {
                 None => Upper::Auto,

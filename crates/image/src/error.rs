@@ -102,6 +102,9 @@ pub enum StoreError {
         /// Which.
         name: String,
     },
+    /// The template `host` was to be removed.
+    #[error("template `host` is always there")]
+    Host,
     /// A file or directory of the store.
     #[error("cannot {action} `{}`", path.display())]
     Io {

@@ -178,6 +178,9 @@ impl Store {
 
     /// Forgets a template. Its layers stay until [`Store::prune`], for sandboxes that run on them.
     pub fn remove(&self, name: &str) -> Result<(), StoreError> {
+        if name == HOST {
+            return Err(StoreError::Host);
+        }
         self.get(name)?;
         let _lock = self.lock()?;
         let current = self.directory.join(name).join(CURRENT);

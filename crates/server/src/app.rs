@@ -29,7 +29,7 @@ use csb_api::{
     TokenRequest, TokenView, WardenView, time_from_ms,
 };
 use csb_node::{Mode, Node, TemplateSource};
-use csb_types::Phase;
+use csb_types::{Language, Phase};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -175,7 +175,10 @@ impl App {
 
     /// Templates of this host.
     pub fn templates(&self) -> Vec<TemplateView> {
-        let languages: Vec<String> = self.config.languages.iter().map(|l| l.name.clone()).collect();
+        let languages = |template: &str| {
+            let known = self.config.languages.iter().filter(|language| self.has_program(template, language));
+            known.map(|language| language.name.clone()).collect()
+        };
         self.node
             .templates()
             .into_iter()
@@ -185,13 +188,22 @@ impl App {
                     TemplateSource::Directory => "directory".into(),
                     TemplateSource::Tar => "tar".into(),
                 },
-                languages: languages.clone(),
+                languages: languages(&t.name),
                 created_at: (t.created_ms > 0).then(|| time_from_ms(t.created_ms)),
                 name: t.name,
                 aliases: t.aliases,
                 bytes: t.bytes,
             })
             .collect()
+    }
+
+    /// Whether a template has what runs a language; not whether that is new enough.
+    fn has_program(&self, template: &str, language: &Language) -> bool {
+        const PLACES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+        language.command.first().is_some_and(|program| match program.starts_with('/') {
+            true => self.node.template_has(template, program),
+            false => PLACES.iter().any(|place| self.node.template_has(template, &format!("{place}/{program}"))),
+        })
     }
 }
 

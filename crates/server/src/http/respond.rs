@@ -111,8 +111,8 @@ pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: N
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let (status, took) = (response.status().as_u16(), start.elapsed());
     app.metrics.answered(method.as_str(), &route, status, took);
-    let code = failed.as_ref().map_or("", |e| e.code.as_str());
-    tracing::info!(%method, path, status, code, ms = took.as_secs_f64() * 1000.0, "answered");
+    let code = failed.as_ref().map(|e| e.code.as_str());
+    tracing::info!(%method, path, status, code, ms = took.as_micros() as f64 / 1000.0, "answered");
     response
 }
 
