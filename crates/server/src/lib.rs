@@ -66,6 +66,15 @@ pub enum ServeError {
     Reconcile(AppError),
 }
 
+/// Takes all descriptors the hard limit allows: a few for each sandbox and each connection. The soft limit is 1024 on most hosts.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// A server at work.
 #[derive(Debug)]
 pub struct Running {
@@ -129,6 +138,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     }
     let local_addrs = listeners.iter().map(http::Listener::address).collect();
 
+    raise_descriptor_limit();
     let pool = PoolConfig {
         min: config.pool_min,
         max: config.pool_max,

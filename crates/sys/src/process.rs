@@ -275,6 +275,13 @@ pub fn limit(resource: rustix::process::Resource, value: u64) -> io::Result<()> 
     rustix::process::setrlimit(resource, rustix::process::Rlimit { current: value, maximum: value }).map_err(Into::into)
 }
 
+/// Raises the soft limit of a resource to the hard one: the soft limit of descriptors is 1024 on most hosts, for programs that
+/// use select(2), and this is none.
+pub fn raise_limit(resource: rustix::process::Resource) -> io::Result<()> {
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    rustix::process::setrlimit(resource, rustix::process::Rlimit { current: maximum, maximum }).map_err(Into::into)
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: no owned descriptor is used after this call: callers exec or have moved what they keep below `first`.

@@ -127,6 +127,8 @@ pub fn fork_inherited(data_dir: &Path) -> io::Result<Conn> {
 fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<()> {
     let shared = listener.is_some();
     process::default_handlers();
+    // One for each sandbox, at least.
+    process::raise_limit(rustix::process::Resource::Nofile)?;
     let run = run_dir(data_dir);
     let refused = |e: cgroup::CgroupError| io::Error::new(e.source.kind(), format!("{e}: {}", e.source));
     let cgroups = cgroup::Host::detect()?.root(&group_name(data_dir, shared)).map_err(refused)?;
