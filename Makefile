@@ -26,7 +26,7 @@ build:
 test:
 	@scripts/prerequisites.sh test
 	cargo nextest run --workspace --locked --no-fail-fast
-	scripts/test-python-sdk.sh
+	scripts/test-python.sh
 
 bench:
 	@scripts/prerequisites.sh bench

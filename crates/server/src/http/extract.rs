@@ -165,13 +165,24 @@ async fn json_bytes(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes,
 
 fn parse<T: DeserializeOwned>(_: &HeaderMap, bytes: &[u8]) -> Result<T, Failure> {
     use serde_json::error::Category;
-    serde_json::from_slice(bytes).map_err(|error| {
+    let refuse = |path: String, error: serde_json::Error| -> Failure {
         let code = match error.classify() {
             Category::Data => ErrorCode::InvalidRequest,
             Category::Syntax | Category::Eof | Category::Io => ErrorCode::MalformedJson,
         };
-        AppError::new(code, error.to_string()).into()
-    })
+        let field = if path == "." { String::new() } else { format!("{path}: ") };
+        AppError::new(code, format!("{field}{error}")).into()
+    };
+    // A derived type also reads a list of its fields in order, which nobody means.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|e| refuse(".".into(), e))?;
+        return Err(Invalid::new("the body is not a JSON object").into());
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value =
+        serde_path_to_error::deserialize(&mut json).map_err(|e| refuse(e.path().to_string(), e.into_inner()))?;
+    json.end().map_err(|e| refuse(".".into(), e))?;
+    Ok(value)
 }
 
 /// A body as a stream that fails when it pauses too long.

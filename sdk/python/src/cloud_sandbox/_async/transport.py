@@ -64,10 +64,19 @@ class AsyncTransport:
         content: Body = None,
         headers: Optional[Mapping[str, str]] = None,
         timeout: Optional[float] = None,
+        authorize: bool = True,
     ) -> httpx.Response:
         """Sends a request and reads the whole answer. Raises the error that the server names."""
         async with self.stream(
-            method, path, safety=safety, params=params, json=json, content=content, headers=headers, timeout=timeout
+            method,
+            path,
+            safety=safety,
+            params=params,
+            json=json,
+            content=content,
+            headers=headers,
+            timeout=timeout,
+            authorize=authorize,
         ) as response:
             try:
                 await response.aread()

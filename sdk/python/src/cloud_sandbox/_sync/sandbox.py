@@ -11,7 +11,7 @@ from typing import Any, Literal, Optional, Union, overload
 from .. import _payload, _sse
 from .._payload import Command, Input
 from .._retry import Safety
-from ..errors import ExecEnded, ProtocolError, SandboxNotFound
+from ..errors import ExecEnded, ExecNotInteractive, ProtocolError, SandboxNotFound
 from ..models import CommandResult, ExecInfo, OutputChunk, ResourceRequest, SandboxInfo, SandboxStats
 from . import shims
 from .client import Client
@@ -330,6 +330,6 @@ class Sandbox(Files):
 
 
 def _feed(process: Process, data: bytes) -> None:
-    # It may end without reading everything, as `head` does; its result says the rest.
-    with contextlib.suppress(ExecEnded):
+    # It may close its stdin or end without reading everything, as `head` does; its result says the rest.
+    with contextlib.suppress(ExecEnded, ExecNotInteractive):
         process.send_stdin(data, close=True)
