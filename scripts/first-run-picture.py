@@ -16,12 +16,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS, ROWS, SIZE = 100, 44, 15
 COMMANDS = [
-    "csb run -- sh -c 'id; ls /; ls /home; cat /etc/shadow'",
+    "csb run -- sh -c 'id; echo $(ls /); ls /home; cat /etc/shadow'",
     "csb run --lang python -c 'print(6 * 7)'",
     "csb run --memory 64m -- python3 -c 'b\"x\" * 10**9'",
     "csb run --timeout 1s -- sleep 60",
     "csb run -- python3 -c 'import socket; socket.create_connection((\"1.1.1.1\", 80))' 2>&1 | tail -1",
-    "id=$(csb create --memory 256m) && csb exec $id -- uname -n && csb ps && csb rm $id",
+    "id=$(csb create)                      # the server of `make run` runs in another terminal",
+    "echo 'print(\"hello from a file\")' > hello.py; csb cp hello.py $id:/workspace/",
+    "csb exec $id -- python3 hello.py",
+    "csb ps; csb rm $id",
 ]
 PROMPT = "$ "
 FONTS = "/usr/share/fonts/truetype/dejavu/DejaVuSansMono"
@@ -38,7 +41,7 @@ def record(csb):
     scratch = tempfile.mkdtemp()
     socket = os.path.join(scratch, "tmux")
     os.symlink(os.path.abspath(csb), os.path.join(scratch, "csb"))
-    shell = f"cd; PS1='{PROMPT}' PATH={scratch}:$PATH exec bash --norc --noprofile"
+    shell = f"cd {scratch}; PS1='{PROMPT}' PATH={scratch}:$PATH exec bash --norc --noprofile"
     tmux(socket, "-f", "/dev/null", "new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS), shell)
     try:
         screen = lambda: tmux(socket, "capture-pane", "-p").rstrip("\n")
@@ -102,7 +105,7 @@ def draw(text, output):
             colour, bold = ("#98c379", True) if column == 0 else ("#ffffff", True)
         at = (margin + column * width, margin + row * height)
         pen.text(at, character, fill=colour, font=strong if bold else plain)
-    image.quantize(32).save(output, optimize=True)
+    image.save(output, optimize=True)
 
 
 if __name__ == "__main__":
