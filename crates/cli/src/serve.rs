@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, Outcome},
-    print,
+    options, print,
 };
 use clap::Args;
 use csb_server::{Config, ConfigError, Running, ServeError, Sources};
@@ -131,7 +131,12 @@ fn greet(running: &Running, dev: bool, data_dir: &std::path::Path, json: bool) -
             "admin_key": (!dev).then_some(&key_file),
         }));
     }
-    let server = if *url == "http://127.0.0.1:8080" { String::new() } else { format!(" --server {url}") };
+    let mut server = if *url == "http://127.0.0.1:8080" { String::new() } else { format!(" --server {url}") };
+    if !dev && *data_dir != options::data_dir(None) {
+        // Where a client on this host finds the key.
+        server.push_str(&format!(" --data-dir {}", data_dir.display()));
+    }
+    let csb = program();
     let mut text = format!(
         "serving on {} (documentation: {url}/docs)\nkeeping everything in {}\n",
         urls.join(", "),
@@ -147,14 +152,20 @@ fn greet(running: &Running, dev: bool, data_dir: &std::path::Path, json: bool) -
         text.push_str(&format!(
             "\nAuthentication: the administrator's key is in {}{made}\n  \
              curl -s {url}/api/v1/sandboxes -H \"X-API-Key: $(cat {})\"\n  \
-             csb key create --user alice{server}        a key for somebody else\n",
+             {csb} key create --user alice{server}        a key for somebody else\n",
             key_file.display(),
             key_file.display(),
         ));
     }
     text.push_str(&format!(
         "\nFirst commands (in another terminal):\n  \
-         id=$(csb create{server})\n  csb run-code{server} $id -c 'print(6 * 7)'\n  csb rm{server} $id\n\nCtrl-C ends the server.\n"
+         id=$({csb} create{server})\n  {csb} run-code{server} $id -c 'print(6 * 7)'\n  {csb} rm{server} $id\n\nCtrl-C ends the server.\n"
     ));
     print::out(&text)
+}
+
+/// What to type for this program: `csb` where that was enough, else the path that it was started by.
+fn program() -> String {
+    let by = std::env::args().next().unwrap_or_default();
+    if by.contains('/') { by } else { "csb".into() }
 }
