@@ -29,9 +29,7 @@ run | test | bench)
     need /usr/sbin/mkfs.ext4 e2fsprogs    # sandboxes with `storage: disk`
     ;;&
 test)
-    need_command python3 python3
-    need /usr/lib/python3/dist-packages/pip python3-pip
-    need /usr/lib/python3.11/venv python3-venv
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     need /usr/bin/git git                 # programs that must run inside unchanged
     need /usr/bin/gcc gcc
     need /usr/bin/sqlite3 sqlite3

@@ -1,5 +1,6 @@
 //! `csb bench`: what things cost on this host, measured on real sandboxes that ran code.
 
+mod compare;
 mod figures;
 mod node;
 mod program;
@@ -43,6 +44,10 @@ enum What {
     Density,
     /// Run a command through the HTTP API, until its end
     Rest,
+    /// `cold`, in turn with bwrap, runc, crun and docker where they are
+    CompareCold,
+    /// One more command in a container of runc, crun and docker, to set beside `exec`
+    CompareExec,
 }
 
 pub fn bench(args: BenchArgs, json: bool) -> Outcome {
@@ -56,10 +61,19 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Density => node::density(n(200))?,
         What::Burst => rest::burst(n(100))?,
         What::Rest => rest::rest(n(500))?,
+        What::CompareCold => return show_all(&compare::cold(n(50))?, json),
+        What::CompareExec => return show_all(&compare::exec(n(50))?, json),
     };
     show(&report, json)
 }
 
 fn show(report: &Report, json: bool) -> Outcome {
     if json { print::json(report) } else { print::line(report.to_string()) }
+}
+
+fn show_all(reports: &[Report], json: bool) -> Outcome {
+    if json {
+        return print::json(&serde_json::json!({ "items": reports }));
+    }
+    reports.iter().try_for_each(|report| print::line(report.to_string()))
 }

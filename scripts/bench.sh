@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Measures csb beside other programs that isolate, in turn in the same run, prints a table and adds it to
+# docs/reference/benchmarks.md: bench.sh CSB [ROUNDS]
+set -euo pipefail
+csb=$(realpath "${1:?usage: bench.sh CSB [ROUNDS]}")
+rounds=${2:-100}
+cd "$(dirname "$0")/.."
+page=docs/reference/benchmarks.md
+
+measure() { "$csb" --json bench "$@"; }
+row='"| \(.bench) | \(.n) | \(.p50) | \(.p90) | \(.p99) |"'
+
+cold=$(measure compare-cold --n "$rounds")
+create=$(measure create --n "$((rounds * 2))")
+claim=$(measure claim --n "$((rounds * 2))")
+exec=$(measure exec --n "$((rounds * 5))")
+rest=$(measure rest --n "$((rounds * 5))")
+exec_others=$(measure compare-exec --n "$rounds")
+release=$(measure release --n "$rounds")
+burst=$(measure burst --n "$rounds")
+density=$(measure density --n "$((rounds * 2))")
+
+table=$(
+    echo "## $(date -u +%Y-%m-%d), $("$csb" --version)"
+    echo
+    echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(awk '/MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB of memory, Linux $(uname -r), cgroups $("$csb" --json doctor 2>/dev/null | jq -r '.checks[] | select(.name == "cgroups") | .found'); load $(cut -d' ' -f1 /proc/loadavg)."
+    echo "Beside it: $(for p in bwrap runc crun docker; do command -v $p >/dev/null && $p --version 2>/dev/null | head -1; done | paste -sd ';' | sed 's/;/; /g')."
+    echo
+    echo "Milliseconds."
+    echo
+    echo "| start to first output, everything made anew | n | p50 | p90 | p99 | against csb |"
+    echo "| --- | --- | --- | --- | --- | --- |"
+    jq -r '.items[0].p50 as $ours | .items[] | "| \(.bench) | \(.n) | \(.p50) | \(.p90) | \(.p99) | \(.p50 / $ours * 10 | round / 10)× |"' <<<"$cold"
+    echo
+    echo "| one more command, to its end | n | p50 | p90 | p99 |"
+    echo "| --- | --- | --- | --- | --- |"
+    jq -r "$row" <<<"$exec"
+    jq -r "$row" <<<"$rest" | sed 's/| rest |/| exec over HTTP |/'
+    jq -r ".items[] | $row" <<<"$exec_others"
+    echo
+    echo "| in a running node | n | p50 | p90 | p99 |"
+    echo "| --- | --- | --- | --- | --- |"
+    jq -r "$row" <<<"$create" | sed 's/| create |/| create, built on request, to first output |/'
+    jq -r "$row" <<<"$claim" | sed 's/| claim |/| create, claimed from the pool, to first output |/'
+    jq -r "$row" <<<"$release"
+    jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
+    echo
+    echo "$(jq .live <<<"$density") sandboxes live at once, each with a running process: $(jq .kib_each <<<"$density") KiB of host memory each."
+)
+echo "$table"
+if [ ! -e "$page" ]; then
+    cat >"$page" <<'HEAD'
+# Benchmarks
+
+`make bench` adds a section here. Everyone is measured in turn in the same run: one round runs each program once. "First output" is
+the first byte of `echo x` arriving at whoever started the program. What is compared does not do the same work: bubblewrap makes
+namespaces alone, without limits, system call filter or user ids of its own; runc and crun make a container with cgroups and a filter of a
+root file system that has only busybox; csb makes all of the `process` kind. Commands that run code through csb read `/bin/echo` of
+the host with its shared libraries, while the containers run a static busybox.
+HEAD
+fi
+printf '\n%s\n' "$table" >>"$page"
