@@ -26,7 +26,7 @@ impl Driver {
             match entry.end {
                 Some(end) => {
                     exec.publish(end);
-                    self.ended.push_back(id);
+                    self.ended.push_back(exec.clone());
                 }
                 None => drop(unreported.insert(id, exec.clone())),
             }
@@ -66,7 +66,7 @@ impl Driver {
         }
         let mut fds = fds.into_iter();
         // Until its pipes come to their end, once more.
-        self.ended.retain(|ended| *ended != id);
+        self.ended.retain(|ended| ended.id != id);
         if let Err(error) = self.pump(&exec, [fds.next(), fds.next()]) {
             tracing::error!(exec = %id, %error, "cannot watch an exec's output");
         }

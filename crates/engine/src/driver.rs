@@ -32,12 +32,14 @@ use tokio::{
 
 /// Ended execs that can still be looked up.
 const HISTORY: usize = 256;
+/// Output of ended execs that is kept, bytes: a sandbox must not fill the host's disk by running many that say much.
+const OUTPUT: u64 = 256 << 20;
 /// Frames that wait for init; it reads them at once unless it is frozen or out of CPU.
 const MOST_WAITING: usize = 1024;
 /// A command told to die that has not: it is told again.
 const INSIST: Duration = Duration::from_secs(1);
-/// After the last exec, the counters are read so that the next one starts from fresh ones.
-const REFRESH: Duration = Duration::from_millis(10);
+/// After an exec, files are closed and counters read so that the next one starts from fresh ones.
+const SETTLE: Duration = Duration::from_millis(10);
 /// Counters older than this are read again when an exec starts beside others.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 type Reply = oneshot::Sender<Result<(), OpError>>;
@@ -137,9 +139,11 @@ pub(crate) struct Driver {
     pub(crate) releasing: bool,
     pub(crate) refresh_at: Option<Instant>,
     /// Those that ended and whose pipes nobody holds, in this order.
-    pub(crate) ended: VecDeque<ExecId>,
-    /// The exec that ended last.
-    pub(crate) last: Option<Arc<Shared>>,
+    pub(crate) ended: VecDeque<Arc<Shared>>,
+    /// When to close the files of `open`.
+    pub(crate) close_at: Option<Instant>,
+    /// Ended just now: whoever waited for that reads their output, and need not open the files again.
+    pub(crate) open: Vec<Arc<Shared>>,
 }
 
 pub(crate) fn now_ms() -> i64 {
@@ -172,7 +176,8 @@ impl Driver {
             releasing: false,
             refresh_at: None,
             ended: VecDeque::new(),
-            last: None,
+            close_at: None,
+            open: Vec::new(),
         })
     }
 
@@ -203,7 +208,7 @@ impl Driver {
 
     async fn step(&mut self) -> Next {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let wake_at = deadline.into_iter().chain(self.refresh_at).min();
+        let wake_at = deadline.into_iter().chain(self.refresh_at).chain(self.close_at).min();
         let port = self.port.clone();
         tokio::select! {
             biased;
@@ -310,12 +315,11 @@ impl Driver {
             Command::Released(done) => return self.on_released(done),
             Command::Finished { exec } => self.on_finished(&exec),
             Command::Drained { exec } => {
-                // Whoever waited for its end reads its output now; one sandbox keeps one such file open.
-                let last = self.live.remove(&exec).map(|live| live.exec);
-                if let Some(previous) = std::mem::replace(&mut self.last, last) {
-                    previous.spool.close();
+                if let Some(live) = self.live.remove(&exec) {
+                    self.ended.push_back(live.exec.clone());
+                    self.open.push(live.exec);
+                    self.close_at.get_or_insert_with(|| Instant::now() + SETTLE);
                 }
-                self.ended.push_back(exec.clone());
                 self.tell(&ToInit::Forget { exec });
                 self.trim();
                 while self.pumps.try_join_next().is_some() {}
@@ -454,17 +458,18 @@ impl Driver {
             tracing::warn!(exec = %id, %error, "cannot write the exec journal");
         }
         if self.sandbox.counters().1 {
-            self.refresh_at.get_or_insert_with(|| Instant::now() + REFRESH);
+            self.refresh_at.get_or_insert_with(|| Instant::now() + SETTLE);
         }
     }
 
     /// Forgets the execs that ended first, and makes the journal short again.
     fn trim(&mut self) {
         let mut execs = self.sandbox.execs();
-        while self.ended.len() > HISTORY {
-            let Some(oldest) = self.ended.pop_front() else { break };
-            let place = execs.iter().position(|exec| exec.id == oldest);
-            let Some(exec) = place.and_then(|place| execs.remove(place)) else { continue };
+        let mut kept: u64 = self.ended.iter().map(|exec| exec.spool.len()).sum();
+        while self.ended.len() > HISTORY || (kept > OUTPUT && self.ended.len() > 1) {
+            let Some(exec) = self.ended.pop_front() else { break };
+            kept -= exec.spool.len();
+            execs.retain(|other| other.id != exec.id);
             if Arc::strong_count(&exec) > 1 {
                 exec.spool.pin();
             }
@@ -487,6 +492,10 @@ impl Driver {
     }
 
     fn on_time(&mut self, now: Instant) {
+        if self.close_at.is_some_and(|at| at <= now) {
+            self.close_at = None;
+            self.open.drain(..).for_each(|exec| exec.spool.close());
+        }
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
             if self.sandbox.phase() == Phase::Running {
@@ -534,7 +543,8 @@ impl Driver {
         for exec in self.unreported.take().unwrap_or_default().into_values() {
             exec.publish(released(&exec));
         }
-        self.last = None;
+        self.ended.clear();
+        self.open.clear();
         // No process is left, so every pipe comes to its end.
         let wound_down = timeout(WIND_DOWN, async { while self.pumps.join_next().await.is_some() {} }).await;
         if wound_down.is_err() {

@@ -25,21 +25,30 @@ use tokio::{
     time::Instant,
 };
 
-/// Descriptors kept free for what must not fail: accepting a release, opening a spool.
-const RESERVE: u64 = 64;
+/// What descriptors are wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// One more sandbox, which keeps some for as long as it lives.
+    Sandbox,
+    /// One more exec in a sandbox that is there.
+    Exec,
+}
 
-/// The highest descriptor number that is not part of the reserve.
-fn most_fd() -> u64 {
-    static MOST: LazyLock<u64> = LazyLock::new(|| {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        limit.unwrap_or(u64::MAX).saturating_sub(RESERVE)
-    });
-    *MOST
+/// The first descriptor number that is too high. Sandboxes are refused long before execs in those that are there, and
+/// those before what must not fail: accepting the connection that asks for a release, opening a spool.
+fn too_high(limit: u64, need: Need) -> u64 {
+    let reserve = match need {
+        Need::Sandbox => (limit / 4).min(4096) + 32,
+        Need::Exec => 32,
+    };
+    limit.saturating_sub(reserve)
 }
 
 /// Whether this process is about to run out of descriptors, judged by the number of one just opened.
-pub fn scarce(fd: impl AsFd) -> bool {
-    fd.as_fd().as_raw_fd() as u64 >= most_fd()
+pub fn scarce(fd: impl AsFd, need: Need) -> bool {
+    static LIMIT: LazyLock<u64> =
+        LazyLock::new(|| rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX));
+    fd.as_fd().as_raw_fd() as u64 >= too_high(*LIMIT, need)
 }
 
 /// Ends of pipes: standard output, standard error and, if asked for, standard input.
@@ -68,7 +77,7 @@ impl Pipes {
             pipes.theirs.push(read);
         }
         match pipes.theirs.last() {
-            Some(last) if scarce(last) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            Some(last) if scarce(last, Need::Exec) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             _ => Ok(pipes),
         }
     }

@@ -28,4 +28,4 @@ pub use error::{ExecError, OpError};
 pub use exec::{Chunk, Exec, OutputReader};
 pub use files::FileReader;
 pub use handle::{Handle, Meta, Readiness, Seat};
-pub use launch::scarce;
+pub use launch::{Need, scarce};

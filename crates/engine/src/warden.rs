@@ -88,13 +88,18 @@ impl Client {
             let frame = csb_wire::decode(&bytes).map_err(|_| malformed("a frame that is none of ours"))?;
             Ok((frame, fds))
         };
-        let FromWarden::Welcome { version, pid, mode, held } = next().await?.0 else {
-            return Err(malformed("no welcome").into());
+        let (gone_sender, gone) = mpsc::unbounded_channel();
+        let (version, pid, mode, held) = loop {
+            match next().await?.0 {
+                FromWarden::Welcome { version, pid, mode, held } => break (version, pid, mode, held),
+                // News of a sandbox that ended between our connecting and our hello.
+                FromWarden::Gone { .. } => {}
+                _ => return Err(malformed("no welcome").into()),
+            }
         };
         if version != VERSION {
             return Err(HelloError::Version { theirs: version });
         }
-        let (gone_sender, gone) = mpsc::unbounded_channel();
         let mut jails = Vec::new();
         while jails.len() < held as usize {
             match next().await? {

@@ -8,7 +8,7 @@ use crate::{
     supervise,
 };
 use csb_engine::{
-    Handle, Meta, Seat, scarce,
+    Handle, Meta, Need, Seat, scarce,
     warden::{Link, WardenError},
 };
 use csb_image::{Source, Store, StoreError, Template};
@@ -149,6 +149,14 @@ impl Node {
             WardenSource::Inherited(fd) => supervise::hello(fd.into()).await?,
         };
         let gone = supervise::take_over(&inner, connected).await?;
+        if !private {
+            // Listed from the start, and not made while somebody waits for the first sandbox.
+            let inner = inner.clone();
+            let host = tokio::task::spawn_blocking(move || inner.template("host").map(drop)).await;
+            if let Ok(Err(error)) = host {
+                tracing::error!(%error, "cannot make the template `host`");
+            }
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise::watch(inner.clone(), gone));
         if inner.state().policy.is_on() {
@@ -423,7 +431,7 @@ impl Inner {
     }
 
     async fn build(self: &Arc<Self>, spec: SandboxSpec, claimed: bool, asked: Instant) -> Result<Handle, CreateError> {
-        if File::open("/dev/null").map_or(true, scarce) {
+        if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
         }

@@ -13,12 +13,13 @@ use csb_engine::{
 use csb_sys::packet::Conn;
 use csb_types::{Phase, SandboxId};
 use csb_wire::Jail;
+use rustix::process::{Resource, Rlimit};
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -53,6 +54,7 @@ pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, No
     for name in ["run", "spool", "sandboxes"] {
         make(&data_dir.join(name))?;
     }
+    raise_descriptor_limit();
     let path = data_dir.join("run").join("server.lock");
     let lock =
         File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed(&path))?;
@@ -64,6 +66,16 @@ pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, No
     let disks = data_dir.join("disks");
     disk::sweep(&disks).map_err(failed(&disks))?;
     Ok(Some(lock))
+}
+
+/// Takes the descriptors that the system grants: the usual soft limit of 1024 is for programs that use select(2), and
+/// the warden started from here inherits it.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
 }
 
 pub(crate) async fn hello(conn: Conn) -> Result<Connected, NodeError> {
@@ -108,7 +120,7 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
         match entries.remove(&jail.id) {
             Some(entry) => reports.spawn(adopt(inner.clone(), jail, conn, entry)),
-            None => reports.spawn(release_unknown(client.clone(), jail.id)),
+            None => reports.spawn(release_unknown(client.clone(), inner.spool(&jail.id), jail.id)),
         };
     }
     for handle in &known {
@@ -136,10 +148,16 @@ fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
 }
 
 /// Nobody's: a server was killed while it built it, or its entry cannot be read.
-async fn release_unknown(client: Arc<Client>, id: SandboxId) {
+async fn release_unknown(client: Arc<Client>, spool: PathBuf, id: SandboxId) {
     tracing::warn!(sandbox = %id, "releasing a sandbox that nothing tells of");
     if let Err(error) = client.release(&id).await {
-        tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
+        return tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
+    }
+    match fs::remove_dir_all(&spool) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(path = %spool.display(), %error, "cannot remove an old spool");
+        }
+        _ => {}
     }
 }
 

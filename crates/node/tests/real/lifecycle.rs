@@ -154,7 +154,9 @@ async fn refusals(host: Host) {
     assert!(matches!(node.create(nowhere).await, Err(CreateError::Jail { .. })));
     assert_eq!(node.pool_stats().failures, 2);
     let names: Vec<String> = node.templates().into_iter().map(|t| t.name).collect();
-    assert!(names.is_empty() || names == ["host"]);
+    assert_eq!(names, ["host"]);
+    assert_eq!(node.templates()[0].aliases, ["python:3"]);
+    assert!(node.template_has("", "/usr/bin/env") && !node.template_has("host", "/usr/bin/absent"));
     within(node.stop_all()).await;
 }
 

@@ -1,9 +1,11 @@
 //! A node with a real warden and real sandboxes. Needs root, or a host where an ordinary user may make namespaces.
 
 mod execs;
+mod faults;
 mod files;
 mod lifecycle;
 mod restart;
+mod roles;
 mod support;
 
 use libtest_mimic::{Arguments, Trial};
@@ -14,10 +16,13 @@ fn main() -> ExitCode {
     if let Some(code) = csb_warden::entry() {
         return code;
     }
+    if let Some(code) = roles::play() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     // Sandboxes of one test must not slow another's.
     arguments.test_threads.get_or_insert(1);
-    let all = [execs::trials(), files::trials(), lifecycle::trials(), restart::trials()];
+    let all = [execs::trials(), faults::trials(), files::trials(), lifecycle::trials(), restart::trials()];
     let trials: Vec<Trial> = all.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
