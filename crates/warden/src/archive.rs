@@ -112,12 +112,9 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
             continue;
         }
         // `unpack_in` keeps names below `path` and tells when it skipped one that would leave it.
-        let inside = item.unpack_in(path).map_err(|e| {
-            let cause = std::error::Error::source(&e).and_then(|s| s.downcast_ref::<io::Error>());
-            match cause.and_then(io::Error::raw_os_error).or(e.raw_os_error()) {
-                Some(errno) => error("unpack", &path.join(&name), &io::Error::from_raw_os_error(errno)),
-                None => bad(&e),
-            }
+        let inside = item.unpack_in(path).map_err(|e| match errno(&e) {
+            Some(errno) => error("unpack", &path.join(&name), &io::Error::from_raw_os_error(errno)),
+            None => bad(&e),
         })?;
         if !inside {
             let message = format!("the archive holds `{}`, which leads out of the directory", name.display());
@@ -125,6 +122,17 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
         }
     }
     Ok(())
+}
+
+/// The kernel's answer behind an error, which `tar` wraps once for each thing it was doing.
+fn errno(error: &io::Error) -> Option<i32> {
+    let mut found = error.raw_os_error();
+    let mut cause = std::error::Error::source(error);
+    while let (None, Some(inner)) = (found, cause) {
+        found = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        cause = inner.source();
+    }
+    found
 }
 
 struct Sender<'a> {
