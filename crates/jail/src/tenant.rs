@@ -73,7 +73,7 @@ impl Tenant {
     /// The error's `step` is `user` or `confine`.
     pub fn become_user(&self, user: Option<&str>) -> Result<Account, Failure> {
         // The OOM killer takes commands before the init.
-        std::fs::write("/proc/self/oom_score_adj", "500").step("confine")?;
+        self.expendable().step("confine")?;
         process::limit(Resource::Nofile, self.nofile.into()).step("confine")?;
         if let Some(nproc) = self.nproc {
             // The cgroup limits all together; without cgroups this is what stops a fork bomb.
@@ -93,6 +93,15 @@ impl Tenant {
         process::keep_capabilities(&[]).step("confine")?;
         process::set_no_new_privs().step("confine")?;
         Ok(account)
+    }
+
+    fn expendable(&self) -> io::Result<()> {
+        // Of a process that is not dumpable even its own `/proc` files belong to the host's root.
+        if self.mode == Mode::Rootless {
+            process::set_dumpable()?;
+        }
+        std::fs::write("/proc/self/oom_score_adj", "500")?;
+        process::set_undumpable()
     }
 
     /// Loads the system call allowlist: the last step before the tenant's own code.

@@ -158,6 +158,11 @@ pub fn set_undumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
 }
 
+/// The opposite, for a moment: an ordinary user may write the id maps only of a child whose `/proc` files are its own.
+pub fn set_dumpable() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 1).map(drop)
+}
+
 /// Set-user-id bits and file capabilities give nothing from now on, for ever.
 pub fn set_no_new_privs() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)

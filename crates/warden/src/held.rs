@@ -81,6 +81,8 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
     let rootless = host.mode == Mode::Rootless;
     if rootless {
         flags |= process::CLONE_NEWUSER;
+        // The init inherits it, makes its inner namespace, and drops it before anything of a tenant runs.
+        process::set_dumpable().step("make the process")?;
     }
     let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
     match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("make the process")? {
@@ -91,9 +93,12 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
         }
         Fork::Parent(pid) => {
             drop(wait);
-            if rootless && let Err(e) = host.map_self(pid) {
-                process::kill(pid, SIGKILL).step("make the process")?;
-                return Err(failure("map the user", &e));
+            if rootless {
+                let mapped = host.map_self(pid).and_then(|()| process::set_undumpable());
+                if let Err(e) = mapped {
+                    process::kill(pid, SIGKILL).step("make the process")?;
+                    return Err(failure("map the user", &e));
+                }
             }
             // If it is dead already, its end is reported like any other.
             let _ = rustix::io::write(&go, b"x");
