@@ -26,6 +26,7 @@ use std::{
 
 /// `argv[0]` of a warden: its only argument, so that `ps` in a sandbox has nothing to show of the host.
 pub const WARDEN_NAME: &str = "csb-warden";
+const FORKED_GROUP: &str = "csb-run-";
 const LISTENER: i32 = 3;
 const DIRECTORY_VARIABLE: &str = "CSB_WARDEN_DIR";
 
@@ -135,6 +136,8 @@ fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io:
     if shared {
         clear_leftovers(&cgroups).map_err(refused)?;
     }
+    // A forked warden that was killed left its groups to nobody in particular.
+    cgroups.sweep(FORKED_GROUP);
     process::set_undumpable()?;
     let host = Host::prepare(&run).map_err(|f| io::Error::other(f.to_string()))?;
     Warden::new(host, cgroups, listener, conn)?.run()
@@ -143,7 +146,7 @@ fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io:
 /// One group for the warden of a data directory, whoever starts it; one of its own for a forked warden.
 fn group_name(data_dir: &Path, shared: bool) -> String {
     if !shared {
-        return format!("csb-run-{}", std::process::id());
+        return format!("{FORKED_GROUP}{}", std::process::id());
     }
     let mut hasher = DefaultHasher::new();
     data_dir.hash(&mut hasher);

@@ -124,6 +124,29 @@ impl Root {
         Ok(names.into_iter().collect())
     }
 
+    /// Removes parent groups beside this one whose name is `prefix` and the pid of a process that no longer exists, where
+    /// nothing runs in them any more. What cannot be removed is left for the next time.
+    pub fn sweep(&self, prefix: &str) {
+        for tree in self.trees.iter() {
+            let Some(beside) = tree.path.parent() else { continue };
+            let Ok(entries) = std::fs::read_dir(beside) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let pid =
+                    name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|pid| pid.parse::<u32>().ok());
+                if pid.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+                    continue;
+                }
+                let below = std::fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                for group in below.filter(|group| group.file_type().is_ok_and(|kind| kind.is_dir())) {
+                    // Refused while there is a process in it.
+                    let _ = rustix::fs::rmdir(group.path());
+                }
+                let _ = rustix::fs::rmdir(entry.path());
+            }
+        }
+    }
+
     /// Removes the parent group, which must have no group left below it. Goes on after a failure and reports the first.
     pub fn remove(self) -> Result<(), CgroupError> {
         let mut first = Ok(());
