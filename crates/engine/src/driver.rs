@@ -140,6 +140,8 @@ pub(crate) struct Driver {
     pub(crate) refresh_at: Option<Instant>,
     /// Those that ended and whose pipes nobody holds, in this order.
     pub(crate) ended: VecDeque<Arc<Shared>>,
+    /// When the counters were last read for an exec that started.
+    pub(crate) counters_read: Option<Instant>,
     /// When to close the files of `open`.
     pub(crate) close_at: Option<Instant>,
     /// Ended just now: whoever waited for that reads their output, and need not open the files again.
@@ -176,6 +178,7 @@ impl Driver {
             releasing: false,
             refresh_at: None,
             ended: VecDeque::new(),
+            counters_read: None,
             close_at: None,
             open: Vec::new(),
         })
@@ -559,9 +562,11 @@ impl Driver {
         let dir = self.sandbox.home.durable().then(|| self.sandbox.home.dir().to_owned());
         drop(self.journal.take());
         let leftovers = std::mem::take(&mut self.leftovers);
-        let removed = tokio::task::spawn_blocking(move || remove(dir, leftovers)).await;
-        for error in removed.unwrap_or_else(|error| vec![io::Error::other(error)]) {
-            tracing::error!(sandbox = %self.sandbox.id, %error, "cannot remove what a sandbox left");
+        if dir.is_some() || !leftovers.is_empty() {
+            let removed = tokio::task::spawn_blocking(move || remove(dir, leftovers)).await;
+            for error in removed.unwrap_or_else(|error| vec![io::Error::other(error)]) {
+                tracing::error!(sandbox = %self.sandbox.id, %error, "cannot remove what a sandbox left");
+            }
         }
         self.sandbox.set_phase(Phase::Gone);
         self.inbox.close();

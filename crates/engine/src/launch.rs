@@ -18,12 +18,16 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, LazyLock, atomic::Ordering},
+    time::Duration,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::oneshot,
     time::Instant,
 };
+
+/// Counters this young are not read again for an exec that starts beside others.
+const FRESH: Duration = Duration::from_millis(50);
 
 /// What descriptors are wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +129,7 @@ impl Driver {
             written.map_err(|error| ExecError::Internal(format!("cannot record it on this host: {error}")))?;
         }
         let exec = self.exec(id, spec, started_ms, None);
+        self.refresh_baseline(&exec);
         let sent = self.send(&ToInit::Exec(Box::new(plan)), &pipes.for_init());
         if let Some(stdin) = pipes.ours.get(2).is_some().then(|| pipes.ours.remove(2)) {
             let stdin = watch(stdin, Interest::WRITABLE).map_err(no_pipes)?;
@@ -133,6 +138,22 @@ impl Driver {
         sent.map_err(|error| ExecError::Internal(format!("cannot ask the sandbox's init: {error}")))?;
         let mut sources = pipes.ours.into_iter();
         Ok((exec, [sources.next(), sources.next()]))
+    }
+
+    /// Beside others that run, counters of some time ago would blame this exec for what those did before it began.
+    fn refresh_baseline(&mut self, exec: &Arc<Shared>) {
+        let now = Instant::now();
+        if self.live.is_empty() || self.counters_read.is_some_and(|at| now < at + FRESH) {
+            return;
+        }
+        self.counters_read = Some(now);
+        let (sandbox, exec) = (self.sandbox.clone(), exec.clone());
+        self.pumps.spawn(async move {
+            // Without an answer the old ones stand, marked as stale.
+            if let Ok(usage) = sandbox.read_usage().await {
+                *exec.baseline() = Baseline { counters: (&usage).into(), stale: false };
+            }
+        });
     }
 
     /// An exec with `spool`, or with an empty one.

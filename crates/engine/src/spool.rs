@@ -15,7 +15,10 @@ use std::{
     io::{self, Write},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
@@ -24,11 +27,16 @@ const GULP: u64 = 256 * 1024;
 /// Past so many changes between the streams output counts as too much: each costs memory of ours, not of the sandbox.
 const MOST_SWITCHES: usize = 128 * 1024;
 
+/// Bytes of all spools of one sandbox. A sandbox may run many commands at once, each within its own limit.
+const MOST_PER_SANDBOX: u64 = 1 << 30;
+
 /// The directory of one sandbox's spools.
 #[derive(Debug)]
 pub(crate) struct Home {
     dir: PathBuf,
     durable: bool,
+    /// Bytes of all spools together.
+    used: AtomicU64,
 }
 
 impl Home {
@@ -40,7 +48,7 @@ impl Home {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { dir, durable })
+        Ok(Self { dir, durable, used: AtomicU64::new(0) })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -124,6 +132,7 @@ impl Spool {
         };
         let (order, dropped, missing) = Order::recover(&index, sizes);
         let records = (index.len() / RECORD + missing.len()) as u64;
+        spool.home.used.fetch_add(order.len(), Ordering::Relaxed);
         if !missing.is_empty() {
             let mut file = spool.home.create(&spool.id, INDEX, (index.len() - index.len() % RECORD) as u64)?;
             for record in missing {
@@ -197,8 +206,9 @@ impl Spool {
         }
     }
 
-    /// Removes the files.
+    /// Removes the files. Called once.
     pub(crate) fn remove(&self) {
+        self.home.used.fetch_sub(self.len(), Ordering::Relaxed);
         if !self.home.durable {
             return;
         }
@@ -246,10 +256,17 @@ impl Writer {
         Self { spool, most, terminal, files: [None, None], index: None, failed: false, sink: None }
     }
 
-    /// Whether what comes is dropped.
-    pub(crate) fn full(&self) -> bool {
-        let state = self.spool.lock();
-        self.failed || state.order.len() >= self.most || state.order.switches() >= MOST_SWITCHES
+    /// Bytes that will be kept yet.
+    fn room(&self) -> u64 {
+        let (len, switches) = {
+            let state = self.spool.lock();
+            (state.order.len(), state.order.switches())
+        };
+        if self.failed || switches >= MOST_SWITCHES {
+            return 0;
+        }
+        let shared = MOST_PER_SANDBOX.saturating_sub(self.spool.home.used.load(Ordering::Relaxed));
+        self.most.saturating_sub(len).min(shared)
     }
 
     /// How often the order changed between the streams.
@@ -259,13 +276,11 @@ impl Writer {
 
     /// Moves what `source` has now, a bounded piece of it at most.
     pub(crate) fn take(&mut self, lane: Lane, source: impl AsFd) -> io::Result<Taken> {
-        if self.full() {
+        let room = self.room();
+        if room == 0 {
             return self.drop_some(source);
         }
-        let (other, room) = {
-            let state = self.spool.lock();
-            (state.order.would_switch(lane), self.most - state.order.len())
-        };
+        let other = self.spool.lock().order.would_switch(lane);
         if other || self.files[lane as usize].is_none() {
             // Files are made and runs closed only for bytes that are there: most streams just end.
             match look(&source)? {
@@ -278,6 +293,7 @@ impl Writer {
             Ok(0) => Ok(Taken::Ended),
             Ok(bytes) => {
                 self.spool.lock().order.grow(bytes as u64);
+                self.spool.home.used.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.spool.changed.notify_waiters();
                 Ok(Taken::Kept(bytes))
             }
@@ -499,6 +515,26 @@ mod tests {
         assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Dropped(2));
         assert!(spool.truncated());
         assert!(Spool::recover(home, id).unwrap().truncated());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn all_spools_of_a_sandbox_share_a_limit_and_removed_ones_make_room() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let mut pipes = Pipes::new();
+        let first = Arc::new(Spool::new(home.clone(), ExecId::random()));
+        pipes.put(Lane::Out, b"12345");
+        Writer::new(first.clone(), 100, false).take(Lane::Out, &pipes.read[0]).unwrap();
+        home.used.fetch_add(MOST_PER_SANDBOX - 8, Ordering::Relaxed);
+        let second = Arc::new(Spool::new(home.clone(), ExecId::random()));
+        let mut writer = Writer::new(second, 100, false);
+        pipes.put(Lane::Out, b"12345");
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(3));
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Dropped(2));
+        first.remove();
+        pipes.put(Lane::Out, b"1234567");
+        assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(5));
         std::fs::remove_dir_all(dir).unwrap();
     }
 
