@@ -2,6 +2,7 @@
 //! neighbour, goes on as if nothing had happened. They need root.
 
 mod crossing;
+mod document;
 mod load;
 mod points;
 mod rootless;
