@@ -83,13 +83,13 @@ pub(crate) fn unpack(link: &mut Link, path: &Path) -> Result<FileReply, FileErro
     }
     // The rest, padding included, is read, so that the server sees this answer and not a broken pipe.
     let rest = io::copy(&mut input, &mut io::sink());
-    done?;
+    let bytes = done?;
     rest.map_err(|e| hung_up(&e))?;
-    let bytes = input.bytes;
     Ok(FileReply { bytes, entry: entry(path).ok(), truncated: false })
 }
 
-fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
+/// Bytes of files that were written.
+fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<u64, FileError> {
     let bad = |e: &io::Error| match e.raw_os_error() {
         Some(_) => error("unpack into", path, e),
         None => FileError { code: FileErrorCode::BadArchive, message: format!("the archive cannot be unpacked: {e}") },
@@ -102,6 +102,7 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
     archive.set_overwrite(true);
     // Ids in an archive are somebody else's; files belong to the user who unpacks.
     archive.set_preserve_ownerships(false);
+    let mut written = 0;
     for item in archive.entries().map_err(|e| bad(&e))? {
         let mut item = item.map_err(|e| bad(&e))?;
         let name = item.path().map_err(|e| bad(&e))?.into_owned();
@@ -111,6 +112,7 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
         if !carried {
             continue;
         }
+        let size = if kind.is_file() || kind.is_gnu_sparse() { item.size() } else { 0 };
         // `unpack_in` keeps names below `path` and tells when it skipped one that would leave it.
         let inside = item.unpack_in(path).map_err(|e| match errno(&e) {
             Some(errno) => error("unpack", &path.join(&name), &io::Error::from_raw_os_error(errno)),
@@ -120,8 +122,9 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<(), FileError> {
             let message = format!("the archive holds `{}`, which leads out of the directory", name.display());
             return Err(FileError { code: FileErrorCode::BadArchive, message });
         }
+        written += size;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// The kernel's answer behind an error, which `tar` wraps once for each thing it was doing.
