@@ -130,7 +130,7 @@ pub struct ExecRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<StdinRequest>,
     /// A terminal of this size; stdout and stderr are then one stream.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]
     pub pty: Option<PtySizeRequest>,
     /// Seconds after which everything the exec started is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -133,10 +133,10 @@ pub struct SandboxRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
     /// Kind of isolation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]
     pub sandbox: Option<SandboxKindRequest>,
     /// Limits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]
     pub resources: Option<ResourcesRequest>,
     /// Network; default `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,7 +150,7 @@ pub struct SandboxRequest {
     /// Labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Host name inside; default: its id.
+    /// Host name inside; default `sandbox`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// Seconds from creation to release; absent: as the server is configured.
@@ -411,6 +411,8 @@ mod tests {
             (r#"{"hostname":"a b"}"#, "hostname"),
             (r#"{"env":{"A=B":"c"}}"#, "env"),
             (r#"{"env":["A"]}"#, "invalid type"),
+            (r#"{"resources":[1]}"#, "expected an object"),
+            (r#"{"sandbox":"process"}"#, "expected an object"),
         ] {
             let error = spec(json).unwrap_err();
             assert!(error.contains(part), "{json}: {error}");

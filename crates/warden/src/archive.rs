@@ -76,7 +76,7 @@ fn pack_one<W: Write>(builder: &mut tar::Builder<W>, path: &Path, name: &Path) -
 /// Unpacks the archive that the server sends below `path`.
 pub(crate) fn unpack(link: &mut Link, path: &Path) -> Result<FileReply, FileError> {
     fs::create_dir_all(path).map_err(|e| error("unpack into", path, &e))?;
-    let mut input = Receiver { link, chunk: Vec::new(), at: 0, ended: false, bytes: 0, lost: None };
+    let mut input = Receiver { link, chunk: Vec::new(), at: 0, ended: false, lost: None };
     let done = unpack_from(&mut input, path);
     if let Some(lost) = &input.lost {
         return Err(hung_up(lost));
@@ -175,7 +175,6 @@ struct Receiver<'a> {
     chunk: Vec<u8>,
     at: usize,
     ended: bool,
-    bytes: u64,
     lost: Option<io::Error>,
 }
 
@@ -184,7 +183,6 @@ impl Read for Receiver<'_> {
         while self.at == self.chunk.len() && !self.ended {
             match self.link.data() {
                 Ok(Some(chunk)) => {
-                    self.bytes += chunk.len() as u64;
                     (self.chunk, self.at) = (chunk, 0);
                 }
                 Ok(None) => self.ended = true,

@@ -122,7 +122,7 @@ impl App {
         let argv = match call {
             None => {
                 let body = stream::once(std::future::ready(Ok(Bytes::from(run.code.clone()))));
-                mine.handle.write_file(None, &file, None, false, Box::pin(body)).await?;
+                mine.awake()?.write_file(None, &file, None, false, Box::pin(body)).await?;
                 language.argv(&file, &[])
             }
             Some((call, (name, program))) => {
@@ -135,7 +135,7 @@ impl App {
                 let body = stream::once(std::future::ready(Ok(
                     archive(&files).map_err(|e| AppError::internal(format!("cannot pack code: {e}")))?
                 )));
-                mine.handle.unpack(None, &dir, Box::pin(body)).await?;
+                mine.awake()?.unpack(None, &dir, Box::pin(body)).await?;
                 let rest = [file.clone(), format!("{dir}/event.json"), format!("{dir}/{RESULT_FILE}")];
                 language.argv(&format!("{dir}/{name}"), &rest)
             }
@@ -323,9 +323,16 @@ async fn read_result(handle: &Handle, dir: &str) -> HandlerResult {
 
 /// Removes the code of an exec; a sandbox that is paused or gone meanwhile keeps or loses it.
 fn remove_later(app: &Arc<App>, handle: Handle, dir: String) {
-    app.tasks.spawn(async move {
-        if let Err(error) = handle.remove_file(None, &dir, true).await {
-            tracing::debug!(sandbox = %handle.id(), dir, %error, "code was not removed");
+    let app = app.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            // Paused meanwhile, it may take days.
+            () = app.stopping.cancelled() => {}
+            removed = handle.remove_file(None, &dir, true) => {
+                if let Err(error) = removed {
+                    tracing::debug!(sandbox = %handle.id(), dir, %error, "code was not removed");
+                }
+            }
         }
     });
 }

@@ -1,9 +1,6 @@
 //! Sandboxes: create, find, list, pause, resume, change, release, expire.
 
-use super::{
-    App, AppError, Idem, Outcome, Owned,
-    idempotency::{Claimed, Turn},
-};
+use super::{App, AppError, Idem, Outcome, Owned, idempotency::Turn};
 use crate::{
     auth::Identity,
     db::{After, NewSandbox},
@@ -12,9 +9,12 @@ use csb_api::{
     Invalid, KindName, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
     SandboxView, Seconds, StatsView, StorageName, time_from_ms,
 };
-use csb_node::Handle;
+use csb_node::{Handle, OpError};
 use csb_types::{Phase, SandboxId, SandboxSpec, Upper};
 use std::{sync::Arc, time::Duration};
+
+/// Host name inside a sandbox that asked for none; the same for all, so that pooled ones need no change.
+const DEFAULT_HOSTNAME: &str = "sandbox";
 
 /// A caller's sandbox.
 #[derive(Debug, Clone)]
@@ -26,6 +26,14 @@ pub struct Mine {
 }
 
 impl Mine {
+    /// The sandbox, for what runs a process in it: in a paused one that process would wait for the resume.
+    pub fn awake(&self) -> Result<&Handle, AppError> {
+        match self.handle.phase() {
+            Phase::Running => Ok(&self.handle),
+            phase => Err(OpError::WrongPhase(phase).into()),
+        }
+    }
+
     /// As the API shows it.
     pub fn view(&self) -> SandboxView {
         let (handle, spec) = (&self.handle, self.handle.spec());
@@ -42,7 +50,7 @@ impl Mine {
                 Upper::Memory | Upper::Auto => StorageName::Memory,
             },
             metadata: spec.metadata.clone(),
-            hostname: spec.hostname.clone().unwrap_or_else(|| handle.id().to_string()),
+            hostname: spec.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.into()),
             started_by: handle.started_by().into(),
             start_ms: handle.start_micros() as f64 / 1000.0,
             created_at: time_from_ms(handle.created_ms()),
@@ -182,7 +190,9 @@ impl App {
             let fresh = app.make(&user_id, spec, None, lifetime).await?;
             let answer = claimed.as_ref().map(|c| c.answer(201, &fresh.view())).transpose()?;
             app.db.add_sandbox(&fresh.row(), answer.as_ref()).await?;
-            claimed.map(Claimed::answered);
+            if let Some(claimed) = claimed {
+                claimed.answered();
+            }
             let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
             Ok(Outcome::Made(mine.view()))
         })

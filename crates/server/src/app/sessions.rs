@@ -3,12 +3,7 @@
 //! When its sandbox is gone (its host restarted, its first process died), the next use starts a new one from the same
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
-use super::{
-    App, AppError, CodeRun, Idem, Outcome,
-    code::HandlerCall,
-    idempotency::{Claimed, Turn},
-    sandboxes::Mine,
-};
+use super::{App, AppError, CodeRun, Idem, Outcome, code::HandlerCall, idempotency::Turn, sandboxes::Mine};
 use crate::{
     auth::Identity,
     db::{After, SessionRow, now_ms},
@@ -84,7 +79,9 @@ impl App {
             let view = session_view(&row)?;
             let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
             app.db.add_session(&row, &fresh.row(), answer.as_ref()).await?;
-            claimed.map(Claimed::answered);
+            if let Some(claimed) = claimed {
+                claimed.answered();
+            }
             fresh.keep();
             Ok(Outcome::Made(view))
         })

@@ -263,6 +263,7 @@ struct Drained {
 }
 
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+const DRAIN_PAUSE: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: u64 = 2 << 30;
 
 impl HttpBody for Drained {
@@ -291,7 +292,7 @@ impl Drop for Drained {
         runtime.spawn(async move {
             let drain = async {
                 let mut left = DRAIN_BYTES;
-                while let Some(Ok(frame)) = body.frame().await {
+                while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_PAUSE, body.frame()).await {
                     let length = frame.data_ref().map_or(0, |d| d.len() as u64);
                     if length > left {
                         return;

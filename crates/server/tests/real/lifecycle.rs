@@ -129,6 +129,9 @@ async fn paused(host: Host) {
         assert_eq!(user.send("POST", &format!("{base}/pause"), "").await.expect(200)["state"], "paused");
     }
     assert_eq!(code(&user.post(&format!("{base}/execs"), json!({"command": "true"})).await), "sandbox_paused");
+    assert_eq!(code(&user.get(&format!("{base}/files?path=/workspace/t")).await), "sandbox_paused");
+    assert_eq!(code(&user.put(&format!("{base}/files?path=/workspace/u"), "x").await), "sandbox_paused");
+    user.get(&format!("{base}/stats")).await.expect(200);
     for _ in 0..2 {
         assert_eq!(user.send("POST", &format!("{base}/resume"), "").await.expect(200)["state"], "running");
     }

@@ -59,7 +59,8 @@ impl Host {
 
     /// Settings of a server on a free loopback port, without a pool.
     pub fn config(&self, flags: &[(&str, &str)]) -> Result<Config, String> {
-        let mut all = vec![("listen", "127.0.0.1:0"), ("pool.min", "0"), ("http.shutdown_grace", "5s"), ("log.filter", "warn")];
+        let mut all =
+            vec![("listen", "127.0.0.1:0"), ("pool.min", "0"), ("http.shutdown_grace", "5s"), ("log.filter", "warn")];
         all.extend_from_slice(flags);
         let flags = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let env = vec![("CSB_DATA_DIR".to_owned(), self.dir.display().to_string())];
