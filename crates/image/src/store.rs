@@ -4,6 +4,7 @@
 //! ```text
 //! templates/
 //!   .lock                     held while anything below is changed
+//!   .host-checked             when the host was last compared with its template
 //!   .staging/VERSION/         being made; whatever is here without the lock is rubbish
 //!   NAME/current -> VERSION   replaced by a rename
 //!   NAME/VERSION/template.json, base/, image/
@@ -25,13 +26,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const HOST: &str = "host";
 /// Templates that somebody ran by path, without a name.
 const AD_HOC: &str = "adhoc-";
 const CURRENT: &str = "current";
 const STAGING: &str = ".staging";
+/// When the host was last compared with its template, by its modification time; holds the boot it was in.
+const CHECKED: &str = ".host-checked";
 
 /// The templates of one data directory. Several processes may use the same one.
 #[derive(Debug, Clone)]
@@ -112,6 +115,25 @@ impl Store {
             layer.finish()?;
             Ok(Made { source: Source::Host, layers: vec![root], binds: host::binds()?, bytes, entries, skipped: 0 })
         })
+    }
+
+    /// The same, taken on trust when anybody made sure of it less than `age` ago: for a program that runs one command,
+    /// the `stat` calls would cost more than all else.
+    pub fn recent_host(&self, age: Duration) -> Result<Template, ImportError> {
+        let stamp = self.directory.join(CHECKED);
+        let boot = boot_id()?;
+        // A clock that went back makes it no fresher.
+        let is_recent = std::fs::metadata(&stamp)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|then| then.elapsed().is_ok_and(|ago| ago < age))
+            && std::fs::read_to_string(&stamp).is_ok_and(|text| text == boot);
+        if is_recent && let Some(template) = self.load(HOST)? {
+            return Ok(template);
+        }
+        let template = self.ensure_host()?;
+        // Where it cannot be written, the next one looks again.
+        let _ = std::fs::write(&stamp, boot);
+        Ok(template)
     }
 
     /// Makes a template from a directory, which is copied: numbers of owners are kept as those inside a sandbox,

@@ -136,6 +136,19 @@ fn the_host_template_is_made_once() {
 }
 
 #[test]
+fn a_host_that_was_compared_a_moment_ago_is_taken_on_trust_for_that_long() {
+    let (_directory, store) = store();
+    let minute = std::time::Duration::from_secs(60);
+    let first = store.recent_host(minute).unwrap();
+    let record = first.layers[0].parent().unwrap().join("template.json");
+    let mut value: serde_json::Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    value["fingerprint"] = "old".into();
+    fs::write(&record, value.to_string()).unwrap();
+    assert_eq!(store.recent_host(minute).unwrap().layers, first.layers);
+    assert_ne!(store.recent_host(std::time::Duration::ZERO).unwrap().layers, first.layers);
+}
+
+#[test]
 fn a_stale_host_template_is_replaced_and_the_old_one_stays_for_those_on_it() {
     let (_directory, store) = store();
     let first = store.ensure_host().unwrap();

@@ -29,6 +29,8 @@ use tokio::{
     task::JoinSet,
 };
 
+/// A change of the host's `/etc` may reach `csb run` this much later.
+const RECENT: Duration = Duration::from_secs(60);
 /// Waited for sandboxes to go when all are ended.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -324,7 +326,8 @@ impl Inner {
             return match &*host {
                 Some(template) => Ok(template.clone()),
                 None => {
-                    let template = self.store.ensure_host().map_err(|error| failed(chain(&error)))?;
+                    let found = if self.private { self.store.recent_host(RECENT) } else { self.store.ensure_host() };
+                    let template = found.map_err(|error| failed(chain(&error)))?;
                     Ok(host.insert(template).clone())
                 }
             };

@@ -96,6 +96,10 @@ pub fn burst(n: u32) -> Outcome<Report> {
     let server = Server::start()?;
     remote::block_on(async {
         let client = server.client().await?;
+        // The first sandbox of a data directory also makes the template.
+        let first = client.create_sandbox(&Default::default()).await?;
+        first.run(&argv(["/bin/true"])).await?;
+        first.release().await?;
         let start = Instant::now();
         let all = (0..n).map(|_| async {
             let sandbox = client.create_sandbox(&Default::default()).await?;
