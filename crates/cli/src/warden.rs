@@ -6,7 +6,10 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use csb_wire::{FromWarden, ToWarden, VERSION};
-use std::path::PathBuf;
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum WardenCommand {
@@ -28,6 +31,7 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
     let data_dir = options::data_dir(args.data_dir.as_ref());
     let fail =
         |error: std::io::Error| Failure::because(format!("cannot stop the warden of `{}`", data_dir.display()), &error);
+    let _keep_servers_out = no_server(&data_dir)?;
     let stopped = match csb_warden::connect(&data_dir).map_err(fail)? {
         Some(connection) => Some(stop(&connection).map_err(fail)?),
         None => None,
@@ -38,6 +42,18 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
     match stopped {
         Some(held) => print::line(format!("stopped the warden and {held} sandboxes")),
         None => print::line(format!("no warden runs for `{}`", data_dir.display())),
+    }
+}
+
+/// A server would miss its warden and start another. The lock is the server's own; none without a data directory.
+fn no_server(data_dir: &Path) -> Outcome<Option<File>> {
+    let Ok(lock) = File::options().write(true).open(data_dir.join("run/server.lock")) else { return Ok(None) };
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let failure = Failure::new(format!("a server works in `{}`", data_dir.display()));
+            Err(failure.hint("end it first; or leave it and release sandboxes with `csb rm --all`"))
+        }
+        _ => Ok(Some(lock)),
     }
 }
 

@@ -162,6 +162,8 @@ fn sandboxes_outlive_the_server_until_the_warden_is_stopped() {
     server.says(&["exec", "-n", &id, "--", "sh", "-c", "echo kept > /workspace/f"]);
     server.restart();
     assert_eq!(server.says(&["exec", "-n", &id, "--", "cat", "/workspace/f"]), "kept");
+    let refused = server.command(&["warden", "stop"]).output().unwrap();
+    assert!(text(&refused.stderr).starts_with("error: a server works in `"), "{refused:?}");
     server.stop();
     let stopped = text(&server.command(&["warden", "stop"]).output().unwrap().stdout);
     assert!(stopped.starts_with("stopped the warden and "), "{stopped}");
