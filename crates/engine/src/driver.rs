@@ -592,7 +592,7 @@ fn warden_failed(error: WardenError) -> OpError {
     match error {
         WardenError::Failed(failure) if failure.errno == libc::ENOENT => OpError::Gone,
         WardenError::Failed(failure) if failure.errno == libc::ENOTSUP => {
-            OpError::Unsupported { what: failure.to_string() }
+            OpError::Unsupported { what: "this host gives the server no cgroup for it; `csb doctor` says more".into() }
         }
         error => OpError::Internal(error.to_string()),
     }

@@ -65,6 +65,10 @@ fn limits(of: &Limits) -> cgroup::Limits {
 
 /// The kernel's answer, with the file it was about.
 fn kernel(error: CgroupError) -> io::Error {
+    // The server tells what this host cannot do from what failed.
+    if error.source.raw_os_error() == Some(libc::ENOTSUP) {
+        return error.source;
+    }
     io::Error::new(error.source.kind(), format!("{error}: {}", error.source))
 }
 
@@ -180,8 +184,13 @@ impl Held {
             format!("/proc/{}/root", self.jail.pid),
             rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
-        )?;
-        let stat = rustix::fs::fstatvfs(root)?;
+        );
+        let stat = match root {
+            Ok(root) => Some(rustix::fs::fstatvfs(root)?),
+            // An ordinary user may not look into a process that hides its memory: 0 of 0 bytes means unknown.
+            Err(rustix::io::Errno::ACCESS) => None,
+            Err(error) => return Err(error.into()),
+        };
         Ok(Usage {
             cpu_usec: counters.cpu_usec,
             memory: counters.memory,
@@ -189,9 +198,9 @@ impl Held {
             pids: counters.pids,
             oom_kills: counters.oom_kills,
             pids_refused: counters.pids_refused,
-            disk: (stat.f_blocks - stat.f_bfree.min(stat.f_blocks)) * stat.f_frsize,
-            disk_limit: stat.f_blocks * stat.f_frsize,
-            inodes_free: stat.f_ffree,
+            disk: stat.as_ref().map_or(0, |s| (s.f_blocks - s.f_bfree.min(s.f_blocks)) * s.f_frsize),
+            disk_limit: stat.as_ref().map_or(0, |s| s.f_blocks * s.f_frsize),
+            inodes_free: stat.as_ref().map_or(0, |s| s.f_ffree),
         })
     }
 }

@@ -144,7 +144,7 @@ impl Group {
     /// Gives up after 500 ms with `TimedOut`, the processes running again. `Unsupported` where nothing can freeze.
     pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
         let Some(tree) = self.freezer() else {
-            let unsupported = io::Error::from(io::ErrorKind::Unsupported);
+            let unsupported = io::Error::from_raw_os_error(libc::ENOTSUP);
             return Err(CgroupError::new("freeze the control group", &*self.id, unsupported));
         };
         let (file, on, off) = match tree.version {
