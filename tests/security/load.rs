@@ -180,3 +180,22 @@ fn spinning_on_every_thread_leaves_the_neighbour_its_turn() {
     let load = street.loaded.start(street.loaded.plan(&["sh", "-c", line])).unwrap();
     street.end(load);
 }
+
+#[test]
+fn a_starved_sandbox_is_paused_and_released_at_once() {
+    let mut street = Street::new(Limits { pids: 200, ..small() });
+    let line = "i=0; while [ $i -lt 100 ]; do (while :; do :; done) & i=$((i+1)); done; echo spinning; wait";
+    let mut load = street.loaded.start(street.loaded.plan(&["sh", "-c", line])).unwrap();
+    assert_eq!(load.line(), "spinning");
+    // A hundredth of a CPU for a hundred programs: none of them gets to the point where it would stand still, or end, for
+    // seconds; and the warden, which waits for it, serves everybody.
+    street.warden.set_limits(&street.loaded, Limits { cpu_milli: 10, pids: 200, ..small() });
+    for _ in 0..5 {
+        street.warden.freeze(&street.loaded, true);
+        street.assert_quiet();
+        street.warden.freeze(&street.loaded, false);
+    }
+    let pid = street.loaded.pid;
+    street.warden.release(street.loaded);
+    assert!(!std::fs::exists(format!("/proc/{pid}")).unwrap());
+}

@@ -224,6 +224,13 @@ impl Warden {
         }
     }
 
+    /// Changes the limits of a sandbox.
+    pub fn set_limits(&mut self, sandbox: &Sandbox, limits: Limits) {
+        self.seq += 1;
+        self.send(&ToWarden::SetLimits { seq: self.seq, id: sandbox.id.clone(), limits });
+        let FromWarden::Done { .. } = self.recv().0 else { panic!("limits not set") };
+    }
+
     /// Freezes or thaws a sandbox.
     pub fn freeze(&mut self, sandbox: &Sandbox, frozen: bool) {
         self.seq += 1;

@@ -159,6 +159,7 @@ impl Held {
         if self.jail.frozen {
             self.freeze(false)?;
         }
+        self.group.hasten();
         process::kill(self.jail.pid, SIGKILL).map(drop)
     }
 

@@ -151,19 +151,42 @@ impl Group {
             Version::V1 => ("freezer.state", "FROZEN", "THAWED"),
             Version::V2 => ("cgroup.freeze", "1", "0"),
         };
-        self.write(tree, file, if frozen { on } else { off })?;
         if !frozen {
-            return Ok(());
+            return self.write(tree, file, off);
         }
+        let quota = self.lift_cpu();
+        self.write(tree, file, on)?;
         let stands = match tree.version {
             Version::V1 => self.wait_frozen_v1(tree),
             Version::V2 => self.wait_frozen_v2(tree),
         };
+        if let Some((tree, file, quota)) = quota {
+            self.write(tree, file, &quota)?;
+        }
         stands.map_err(|error| {
             // Half frozen is neither paused nor running; running is where the caller was.
             let _ = self.write(tree, file, off);
             self.failed("freeze", tree, "", error)
         })
+    }
+
+    /// Takes the CPU limit off, for a group that is brought to a halt: processes that starve would take seconds, or for ever, to
+    /// get to the point where they stand still, or end. Answers where the limit was, and what. Where it cannot be lifted the
+    /// halt only takes longer.
+    fn lift_cpu(&self) -> Option<(&Tree, &'static str, String)> {
+        let tree = self.root.trees.iter().find(|tree| tree.has(Controller::Cpu))?;
+        let (file, none) = match tree.version {
+            Version::V1 => ("cpu.cfs_quota_us", "-1"),
+            Version::V2 => ("cpu.max", "max"),
+        };
+        let quota = self.text(tree, file).ok()?;
+        self.write(tree, file, none).ok()?;
+        Some((tree, file, quota.trim().to_owned()))
+    }
+
+    /// Lets a group that is about to be killed end without waiting for its turns. There is no way back but `set_limits`.
+    pub fn hasten(&self) {
+        self.lift_cpu();
     }
 
     fn wait_frozen_v1(&self, tree: &Tree) -> io::Result<()> {
@@ -202,6 +225,7 @@ impl Group {
     /// Sends `SIGKILL` to every process of the group, frozen or not, and thaws it. `false`: there is no group to kill by.
     /// They die on their own time; [`Group::is_empty`] tells when.
     pub fn kill(&self) -> Result<bool, CgroupError> {
+        self.hasten();
         if let Some(tree) = self.unified() {
             // One order, atomic: signalling pid by pid would miss a child forked between listing and killing.
             match self.write(tree, "cgroup.kill", "1") {
