@@ -14,6 +14,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 #[derive(Debug, Subcommand)]
@@ -77,11 +78,14 @@ pub fn template(command: TemplateCommand, json: bool) -> Outcome {
         TemplateCommand::Add(args) => add(&args, json),
         TemplateCommand::Ls(args) => list(&args, json),
         TemplateCommand::Rm(args) => {
-            let removed = store(args.data_dir.as_ref())?.remove(&args.name);
+            let store = store(args.data_dir.as_ref())?;
+            let removed = store.remove(&args.name);
             removed.map_err(|error| match error {
                 StoreError::NotFound { .. } => Failure::of(&error).hint("`csb template ls --local` lists them"),
                 _ => Failure::of(&error),
             })?;
+            // What sandboxes run on stays, and goes when a server starts after them.
+            store.prune(Duration::ZERO).map_err(|e| Failure::of(&e))?;
             if json { print::json(&serde_json::json!({ "removed": args.name })) } else { print::line(args.name) }
         }
     }

@@ -20,7 +20,7 @@ use crate::host;
 use crate::layer::{Caps, Layer};
 use crate::template::{Bind, Source, Template};
 use sha2::{Digest, Sha256};
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -209,27 +209,42 @@ impl Store {
         std::fs::remove_file(&current).map_err(|source| StoreError::io("remove", current, source))
     }
 
-    /// Removes every version that is not its template's current one, and whose layers are not in `in_use`; and what was
-    /// run by path when that path is gone. Returns how many versions went. Pass the layers of every living sandbox.
-    pub fn prune(&self, in_use: &[PathBuf]) -> Result<usize, StoreError> {
-        let _lock = self.lock()?;
+    /// Removes every version that is not its template's current one and that nobody holds, and what was run by path when
+    /// that path is gone. Returns how many versions went.
+    ///
+    /// Held is a version while a process has a shared lock (flock(2)) on one of its layers, as the warden has for every
+    /// sandbox. What was replaced or forgotten less than `grace` ago stays: somebody may be on the way from `get` to it.
+    /// Never waits: while a template is being made, nothing goes.
+    pub fn prune(&self, grace: Duration) -> Result<usize, StoreError> {
+        let lock = self.lock_file()?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(0),
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::io("lock", self.directory.join(".lock"), source));
+            }
+        }
         let mut removed = 0;
         for name in self.names()? {
             let directory = self.directory.join(&name);
+            let list_failed = |source| StoreError::io("list", &directory, source);
             if let Some(template) = self.load(&name)?
                 && template.origin.is_some_and(|origin| !origin.exists())
             {
                 let current = directory.join(CURRENT);
                 std::fs::remove_file(&current).map_err(|source| StoreError::io("remove", current, source))?;
             }
+            // Replacing and forgetting both change the directory.
+            let changed = directory.metadata().and_then(|known| known.modified()).map_err(list_failed)?;
+            if changed.elapsed().unwrap_or_default() < grace {
+                continue;
+            }
             let current = std::fs::read_link(directory.join(CURRENT)).ok();
-            let list_failed = |source| StoreError::io("list", &directory, source);
             for entry in std::fs::read_dir(&directory).map_err(list_failed)? {
                 let entry = entry.map_err(list_failed)?;
                 let version = entry.path();
-                let used = in_use.iter().any(|layer| layer.starts_with(&version));
                 let is_current = current.as_deref() == Some(Path::new(&entry.file_name()));
-                if used || is_current || !entry.file_type().map_err(list_failed)?.is_dir() {
+                if is_current || !entry.file_type().map_err(list_failed)?.is_dir() || is_held(&version)? {
                     continue;
                 }
                 remove_tree(&version).map_err(|source| StoreError::io("remove", version, source))?;
@@ -399,6 +414,22 @@ impl Store {
         file.lock().map_err(|source| StoreError::io("lock", self.directory.join(".lock"), source))?;
         Ok(file)
     }
+}
+
+/// Whether somebody has a lock on a layer of this version.
+fn is_held(version: &Path) -> Result<bool, StoreError> {
+    let failed = |source| StoreError::io("list", version, source);
+    for entry in std::fs::read_dir(version).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            match File::open(entry.path()).map_err(failed)?.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(true),
+                Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", entry.path(), source)),
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn create(path: &Path, caps: Caps) -> Result<Layer, ImportError> {

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tar::{EntryType, Header};
 
 /// A store with a sentinel beside it, which no archive may touch.
@@ -36,7 +37,7 @@ impl World {
         assert_eq!(fs::read_dir(staging).map_or(0, Iterator::count), 0, "something was left in staging");
         if result.is_err() {
             assert!(self.store.get("it").is_err(), "a failed import left a template");
-            assert_eq!(self.store.prune(&[]).unwrap(), 0, "a failed import left a version");
+            assert_eq!(self.store.prune(Duration::ZERO).unwrap(), 0, "a failed import left a version");
         }
         result
     }
@@ -217,7 +218,7 @@ fn long_names_are_taken_and_endless_ones_are_not() {
     assert_eq!((known.mtime(), known.mtime_nsec()), (1_234_567_890, 500_000_000));
     assert_eq!(known.uid(), 1000);
     world.store.remove("it").unwrap();
-    world.store.prune(&[]).unwrap();
+    world.store.prune(Duration::ZERO).unwrap();
 
     let endless = Tar::default().raw(EntryType::GNULongName, b"././@LongLink", b"", 1 << 33, b"").end();
     world.refused(&endless, "longer than any path");
@@ -385,7 +386,7 @@ fn archives_that_tar_made_come_out_as_they_went_in() {
         assert_eq!(ino("opt/secret"), ino("opt/same"));
         assert!(template.has_file("/bin/tool") && !template.has_file("/bin/none"));
     }
-    assert_eq!(world.store.prune(&[]).unwrap(), 4);
+    assert_eq!(world.store.prune(Duration::ZERO).unwrap(), 4);
 }
 
 #[test]

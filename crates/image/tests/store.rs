@@ -4,6 +4,7 @@ use csb_image::{ImportError, Source, Store, StoreError, Template};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn store() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +133,7 @@ fn the_host_template_is_made_once() {
     let again = Store::open(directory.path().join("templates")).unwrap();
     assert_eq!(again.ensure_host().unwrap(), first);
     assert_eq!(again.get("host").unwrap(), first);
-    assert_eq!(store.prune(&[]).unwrap(), 0);
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 0);
 }
 
 #[test]
@@ -162,9 +163,13 @@ fn a_stale_host_template_is_replaced_and_the_old_one_stays_for_those_on_it() {
     let second = store.ensure_host().unwrap();
     assert_ne!(second.layers, first.layers);
     assert!(first.layers[0].join("etc/passwd").exists());
-    assert_eq!(store.prune(&first.layers).unwrap(), 0);
+    assert_eq!(store.prune(Duration::from_secs(300)).unwrap(), 0);
+    let holder = fs::File::open(&first.layers[0]).unwrap();
+    holder.lock_shared().unwrap();
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 0);
     assert!(first.layers[0].exists());
-    assert_eq!(store.prune(&[]).unwrap(), 1);
+    drop(holder);
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 1);
     assert!(!first.layers[0].exists() && second.layers[0].exists());
 }
 
@@ -186,8 +191,11 @@ fn names_lead_to_templates_until_they_are_removed() {
     assert_eq!(error.to_string(), "no template `python:3.12` on this host");
     assert!(matches!(store.remove("python:3.12"), Err(StoreError::NotFound { .. })));
     assert_eq!(content(&new), "two");
-    assert_eq!(store.prune(&new.layers).unwrap(), 1);
-    assert_eq!(store.prune(&[]).unwrap(), 1);
+    let holder = fs::File::open(&new.layers[1]).unwrap();
+    holder.lock_shared().unwrap();
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 1);
+    drop(holder);
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 1);
     assert_eq!(store.list().unwrap().len(), 1);
 }
 
@@ -229,7 +237,7 @@ fn a_path_is_imported_once_and_again_when_it_changes() {
     // Nobody named them: they are not listed, and go when their source has gone.
     assert_eq!(store.list().unwrap(), []);
     fs::remove_file(&file).unwrap();
-    assert_eq!(store.prune(&[]).unwrap(), 3);
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 3);
     assert!(second.layers[0].exists());
 }
 

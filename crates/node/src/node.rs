@@ -31,6 +31,10 @@ use tokio::{
 
 /// A change of the host's `/etc` may reach `csb run` this much later.
 const RECENT: Duration = Duration::from_secs(60);
+
+/// How long a template that was replaced stays, for those who have just looked it up.
+const TEMPLATE_GRACE: Duration = Duration::from_secs(300);
+
 /// Waited for sandboxes to go when all are ended.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -144,6 +148,14 @@ impl Node {
         };
         if inner.state().policy.is_on() {
             inner.pool_spec.check().map_err(|source| NodeError::Pool { source })?;
+        }
+        if !private {
+            let store = inner.store.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.prune(TEMPLATE_GRACE) {
+                    tracing::warn!(error = chain(&error), "cannot remove old versions of templates");
+                }
+            });
         }
         let inner = Arc::new(inner);
         let connected = match warden {

@@ -10,8 +10,10 @@ use csb_sys::{
 use csb_types::{Limits, Usage};
 use csb_wire::{Failure, Jail, JailPlan, Mode};
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +25,8 @@ pub(crate) struct Held {
     pub(crate) control: Conn,
     pub(crate) group: Group,
     pub(crate) slot: u32,
+    /// Locks on what it is mounted from.
+    pub(crate) _layers: Vec<Rc<File>>,
     /// Requests to answer when it is gone: connection and `seq`.
     pub(crate) waiting: Vec<(u64, u64)>,
 }
@@ -35,7 +39,13 @@ const NAMESPACES: i32 = process::CLONE_NEWNS
     | process::CLONE_NEWTIME;
 
 /// Makes the cgroup and the process; the rest happens in the new process, which reports on its control socket.
-pub(crate) fn create(host: &Host, cgroups: &Root, plan: &JailPlan, slot: u32) -> Result<Held, Failure> {
+pub(crate) fn create(
+    host: &Host,
+    cgroups: &Root,
+    plan: &JailPlan,
+    slot: u32,
+    layers: Vec<Rc<File>>,
+) -> Result<Held, Failure> {
     let prepared = prepare(host, plan, slot)?;
     let group = cgroups.create(plan.id.as_str(), &limits(&plan.limits)).map_err(refused)?;
     match start(host, plan, &prepared, &group) {
@@ -49,7 +59,7 @@ pub(crate) fn create(host: &Host, cgroups: &Root, plan: &JailPlan, slot: u32) ->
                 frozen: false,
                 first_uid: prepared.first_uid,
             };
-            Ok(Held { jail, control, group, slot, waiting: Vec::new() })
+            Ok(Held { jail, control, group, slot, _layers: layers, waiting: Vec::new() })
         }
         Err(failure) => {
             // The first error is the one to report; an empty group left behind is found again by `leftovers`.

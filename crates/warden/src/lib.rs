@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod held;
 mod init;
+mod layers;
 mod outbox;
 mod warden;
 

@@ -2,6 +2,7 @@
 
 use crate::{
     held::{self, Held},
+    layers::Layers,
     outbox::Outbox,
 };
 use csb_jail::{Host, failure};
@@ -38,6 +39,7 @@ pub(crate) struct Warden {
     held: HashMap<SandboxId, Held>,
     by_pid: HashMap<i32, SandboxId>,
     slots: Vec<bool>,
+    layers: Layers,
     /// Cgroups that were still busy when their sandbox ended.
     dying: Vec<String>,
     stopping: Option<(u64, u64)>,
@@ -56,6 +58,7 @@ impl Warden {
             held: HashMap::new(),
             by_pid: HashMap::new(),
             slots: Vec::new(),
+            layers: Layers::default(),
             dying: Vec::new(),
             stopping: None,
             ending: false,
@@ -236,7 +239,8 @@ impl Warden {
             return self.answer(seq, Err(failure("take the id", &error)));
         }
         let slot = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len()) as u32;
-        let made = held::create(&self.host, &self.cgroups, plan, slot).map(|held| {
+        let layers = self.layers.hold(&plan.layers).map_err(|e| failure("open the template's layers", &e));
+        let made = layers.and_then(|layers| held::create(&self.host, &self.cgroups, plan, slot, layers)).map(|held| {
             let control = held.control.try_clone().map_err(|e| failure("share the control socket", &e));
             (control, held)
         });
