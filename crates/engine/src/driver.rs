@@ -10,7 +10,7 @@ use crate::{
     journal::{Entry, Journal, StartV1},
     plan,
     port::Port,
-    pump::{Exit, released},
+    pump::Exit,
     warden::WardenError,
 };
 use csb_sys::packet::Conn;
@@ -27,7 +27,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 /// Ended execs that can still be looked up.
@@ -40,8 +40,6 @@ const MOST_WAITING: usize = 1024;
 const INSIST: Duration = Duration::from_secs(1);
 /// After an exec, files are closed and counters read so that the next one starts from fresh ones.
 const SETTLE: Duration = Duration::from_millis(10);
-/// Counters older than this are read again when an exec starts beside others.
-const WIND_DOWN: Duration = Duration::from_secs(2);
 type Reply = oneshot::Sender<Result<(), OpError>>;
 
 /// What others ask of the driver, and what its own tasks tell it.
@@ -113,7 +111,7 @@ pub(crate) struct Outgoing {
     fds: Vec<OwnedFd>,
 }
 
-enum Next {
+pub(crate) enum Next {
     Go,
     End,
     Detach(oneshot::Sender<()>),
@@ -373,41 +371,6 @@ impl Driver {
         Ok(())
     }
 
-    fn release(&mut self) {
-        if self.admit(Request::Release) != Ok(true) {
-            return;
-        }
-        self.sandbox.set_phase(Phase::Releasing);
-        if std::mem::replace(&mut self.releasing, true) {
-            return;
-        }
-        let sandbox = self.sandbox.clone();
-        tokio::spawn(async move {
-            let done = match sandbox.link.client() {
-                Ok(client) => client.release(&sandbox.id).await,
-                Err(error) => Err(error),
-            };
-            let _ = sandbox.commands.send(Command::Released(done));
-        });
-    }
-
-    fn on_released(&mut self, done: Result<(), WardenError>) -> Next {
-        self.releasing = false;
-        match done {
-            Ok(()) => Next::End,
-            Err(WardenError::Failed(failure)) if failure.errno == libc::ENOENT => Next::End,
-            // The node makes a new connection and tells by it: `Lost` or `Relinked`.
-            Err(WardenError::Lost) => Next::Go,
-            Err(error) => {
-                tracing::error!(sandbox = %self.sandbox.id, %error, "cannot release a sandbox");
-                for reply in self.releases.drain(..) {
-                    let _ = reply.send(Err(warden_failed(error.clone())));
-                }
-                Next::Go
-            }
-        }
-    }
-
     fn on_packet(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {
         let frame: FromInit = match csb_wire::decode(bytes) {
             Ok(frame) => frame,
@@ -523,72 +486,9 @@ impl Driver {
             }
         }
     }
-
-    /// Init is no more; its sandbox is over, whoever ended it. The warden may know or not yet.
-    fn on_eof(&mut self) {
-        self.port = None;
-        self.outbox.clear();
-        self.release();
-    }
-
-    /// Everything ends: execs get their results, files go, waiters hear of it.
-    async fn end(mut self) {
-        self.sandbox.set_phase(Phase::Releasing);
-        self.port = None;
-        for (_, starting) in self.starting.drain() {
-            let _ = starting.reply.send(Err(ExecError::Gone));
-        }
-        for live in self.live.values_mut() {
-            if let Some(exit) = live.exit.take() {
-                let _ = exit.send(Exit::Released);
-            }
-        }
-        for exec in self.unreported.take().unwrap_or_default().into_values() {
-            exec.publish(released(&exec));
-        }
-        self.ended.clear();
-        self.open.clear();
-        // No process is left, so every pipe comes to its end.
-        let wound_down = timeout(WIND_DOWN, async { while self.pumps.join_next().await.is_some() {} }).await;
-        if wound_down.is_err() {
-            tracing::error!(sandbox = %self.sandbox.id, "output of a sandbox that is gone does not end");
-            self.pumps.shutdown().await;
-        }
-        for exec in self.sandbox.execs().iter() {
-            if Arc::strong_count(exec) > 1 {
-                exec.spool.pin();
-            }
-        }
-        let dir = self.sandbox.home.durable().then(|| self.sandbox.home.dir().to_owned());
-        drop(self.journal.take());
-        let leftovers = std::mem::take(&mut self.leftovers);
-        if dir.is_some() || !leftovers.is_empty() {
-            let removed = tokio::task::spawn_blocking(move || remove(dir, leftovers)).await;
-            for error in removed.unwrap_or_else(|error| vec![io::Error::other(error)]) {
-                tracing::error!(sandbox = %self.sandbox.id, %error, "cannot remove what a sandbox left");
-            }
-        }
-        self.sandbox.set_phase(Phase::Gone);
-        self.inbox.close();
-        while let Ok(command) = self.inbox.try_recv() {
-            if let Command::Release { reply } = command {
-                self.releases.push(reply);
-            }
-        }
-        for reply in self.releases.drain(..) {
-            let _ = reply.send(Ok(()));
-        }
-    }
 }
 
-fn remove(dir: Option<PathBuf>, leftovers: Vec<PathBuf>) -> Vec<io::Error> {
-    let dir = dir.map(std::fs::remove_dir_all);
-    let files = leftovers.into_iter().map(std::fs::remove_file);
-    let errors = dir.into_iter().chain(files).filter_map(Result::err);
-    errors.filter(|error| error.kind() != io::ErrorKind::NotFound).collect()
-}
-
-fn warden_failed(error: WardenError) -> OpError {
+pub(crate) fn warden_failed(error: WardenError) -> OpError {
     match error {
         WardenError::Failed(failure) if failure.errno == libc::ENOENT => OpError::Gone,
         WardenError::Failed(failure) if failure.errno == libc::ENOTSUP => {

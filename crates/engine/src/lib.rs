@@ -9,6 +9,7 @@
 mod admit;
 mod adopt;
 mod driver;
+mod end;
 mod error;
 mod exec;
 mod files;
@@ -20,6 +21,8 @@ mod plan;
 mod port;
 mod pump;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod verdict;
 pub mod warden;
 mod watch;

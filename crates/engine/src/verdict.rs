@@ -74,7 +74,8 @@ pub(crate) fn needs_usage(status: Status, deeds: Deeds) -> bool {
 }
 
 fn by_us(status: Status, deeds: Deeds) -> Option<KilledBy> {
-    if deeds.timed_out && status.signal.is_some() {
+    // A shell whose command died of it first says so in its exit code.
+    if deeds.timed_out && (status.signal.is_some() || status.fatal() == Some(KILL)) {
         return Some(KilledBy::Timeout);
     }
     let sent = status.fatal().is_some_and(|signal| deeds.sent & (1 << signal.clamp(0, 63)) != 0);
@@ -193,7 +194,9 @@ mod tests {
     fn our_own_deeds_come_first() {
         let timed_out = Deeds { timed_out: true, sent: 0 };
         check(9, timed_out, false, Usage { oom_kills: 4, ..FINE }, Some(KilledBy::Timeout));
+        check(0x8900, timed_out, false, FINE, Some(KilledBy::Timeout));
         check(0, timed_out, false, FINE, None);
+        check(0x0100, timed_out, false, FINE, None);
         let term = Deeds { timed_out: false, sent: 1 << 15 };
         check(15, term, false, FINE, Some(KilledBy::Signal));
         check(0x8f00, term, false, FINE, Some(KilledBy::Signal));

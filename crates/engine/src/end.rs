@@ -1,0 +1,117 @@
+//! How a sandbox ends: released on request, or found dead; results for what ran, nothing left on the host.
+
+use crate::{
+    ExecError,
+    admit::Request,
+    driver::{Command, Driver, Next, warden_failed},
+    pump::{Exit, released},
+    warden::WardenError,
+};
+use csb_types::Phase;
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// For output that is still on its way when no process is left.
+const WIND_DOWN: Duration = Duration::from_secs(2);
+
+impl Driver {
+    pub(crate) fn release(&mut self) {
+        if self.admit(Request::Release) != Ok(true) {
+            return;
+        }
+        self.sandbox.set_phase(Phase::Releasing);
+        if std::mem::replace(&mut self.releasing, true) {
+            return;
+        }
+        let sandbox = self.sandbox.clone();
+        tokio::spawn(async move {
+            let done = match sandbox.link.client() {
+                Ok(client) => client.release(&sandbox.id).await,
+                Err(error) => Err(error),
+            };
+            let _ = sandbox.commands.send(Command::Released(done));
+        });
+    }
+
+    pub(crate) fn on_released(&mut self, done: Result<(), WardenError>) -> Next {
+        self.releasing = false;
+        match done {
+            Ok(()) => Next::End,
+            Err(WardenError::Failed(failure)) if failure.errno == libc::ENOENT => Next::End,
+            // The node makes a new connection and tells by it: `Lost` or `Relinked`.
+            Err(WardenError::Lost) => Next::Go,
+            Err(error) => {
+                tracing::error!(sandbox = %self.sandbox.id, %error, "cannot release a sandbox");
+                for reply in self.releases.drain(..) {
+                    let _ = reply.send(Err(warden_failed(error.clone())));
+                }
+                Next::Go
+            }
+        }
+    }
+
+    /// Init is no more; its sandbox is over, whoever ended it. The warden may know or not yet.
+    pub(crate) fn on_eof(&mut self) {
+        self.port = None;
+        self.outbox.clear();
+        // Dropped, it says that init ended at once.
+        self.ready = None;
+        self.release();
+    }
+
+    /// Everything ends: execs get their results, files go, waiters hear of it.
+    pub(crate) async fn end(mut self) {
+        self.sandbox.set_phase(Phase::Releasing);
+        self.port = None;
+        for (_, starting) in self.starting.drain() {
+            let _ = starting.reply.send(Err(ExecError::Gone));
+        }
+        for live in self.live.values_mut() {
+            if let Some(exit) = live.exit.take() {
+                let _ = exit.send(Exit::Released);
+            }
+        }
+        for exec in self.unreported.take().unwrap_or_default().into_values() {
+            exec.publish(released(&exec));
+        }
+        self.ended.clear();
+        self.open.clear();
+        // No process is left, so every pipe comes to its end.
+        let wound_down = timeout(WIND_DOWN, async { while self.pumps.join_next().await.is_some() {} }).await;
+        if wound_down.is_err() {
+            tracing::error!(sandbox = %self.sandbox.id, "output of a sandbox that is gone does not end");
+            self.pumps.shutdown().await;
+        }
+        for exec in self.sandbox.execs().iter() {
+            if Arc::strong_count(exec) > 1 {
+                exec.spool.pin();
+            }
+        }
+        let dir = self.sandbox.home.durable().then(|| self.sandbox.home.dir().to_owned());
+        drop(self.journal.take());
+        let leftovers = std::mem::take(&mut self.leftovers);
+        if dir.is_some() || !leftovers.is_empty() {
+            let removed = tokio::task::spawn_blocking(move || remove(dir, leftovers)).await;
+            for error in removed.unwrap_or_else(|error| vec![io::Error::other(error)]) {
+                tracing::error!(sandbox = %self.sandbox.id, %error, "cannot remove what a sandbox left");
+            }
+        }
+        self.sandbox.set_phase(Phase::Gone);
+        self.inbox.close();
+        while let Ok(command) = self.inbox.try_recv() {
+            if let Command::Release { reply } = command {
+                self.releases.push(reply);
+            }
+        }
+        for reply in self.releases.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+    }
+}
+
+fn remove(dir: Option<PathBuf>, leftovers: Vec<PathBuf>) -> Vec<io::Error> {
+    let dir = dir.map(std::fs::remove_dir_all);
+    let files = leftovers.into_iter().map(std::fs::remove_file);
+    let errors = dir.into_iter().chain(files).filter_map(Result::err);
+    errors.filter(|error| error.kind() != io::ErrorKind::NotFound).collect()
+}
