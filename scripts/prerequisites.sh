@@ -32,6 +32,7 @@ test)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     need /usr/lib/python3/dist-packages/pip python3-pip
     need /usr/bin/git git                 # programs that must run inside unchanged
+    need /usr/bin/ps procps
     need /usr/bin/gcc gcc
     need /usr/bin/sqlite3 sqlite3
     need /usr/bin/go golang-go
