@@ -64,40 +64,38 @@ fn make_data_dir(path: &Path) -> Outcome {
 }
 
 async fn sandbox(node: &Arc<Node>, plan: Plan, json: bool) -> Outcome<u8> {
-    let limits = plan.sandbox.limits.clone();
-    let handle = node.create(plan.sandbox).await.map_err(|e| create_failure(&e))?;
-    let result = command(&handle, plan.code, plan.exec, plan.stdin, plan.raw, &limits, json).await;
+    let handle = node.create(plan.sandbox.clone()).await.map_err(|e| create_failure(&e))?;
+    let result = command(&handle, plan, json).await;
     let released = handle.release().await;
     let code = result?;
     released.map_err(|e| Failure::because("cannot release the sandbox", &e))?;
     Ok(code)
 }
 
-async fn command(
-    handle: &Handle,
-    code: Option<args::Code>,
-    spec: ExecSpec,
-    stdin: bool,
-    raw: bool,
-    limits: &Limits,
-    json: bool,
-) -> Outcome<u8> {
-    if let Some(code) = code {
+async fn command(handle: &Handle, plan: Plan, json: bool) -> Outcome<u8> {
+    if let Some(code) = plan.code {
         let body = futures_util::stream::once(std::future::ready(Ok(bytes::Bytes::from(code.text))));
         handle
             .write_file(None, &code.path, Some(0o644), false, body)
             .await
             .map_err(|e: FileError| Failure::because("cannot put the code into the sandbox", &e))?;
     }
-    let exec = handle.exec(spec.clone()).await.map_err(|e| exec_failure(&e))?;
-    if json {
-        let result = relay::quietly(&exec, stdin).await?;
+    let exec = handle.exec(plan.exec.clone()).await.map_err(|e| exec_failure(&e))?;
+    let result = if json {
+        let result = relay::quietly(&exec, plan.stdin).await?;
         let (stdout, stderr) = exec.read_all().await;
         print::json(&ExecResultView::new(&result, stdout, stderr))?;
-        return Ok(result.exit_code as u8);
+        result
+    } else {
+        let result = relay::live(&exec, handle, plan.stdin, plan.raw).await?;
+        explain(&result, &plan.exec, &plan.sandbox.limits);
+        result
+    };
+    if result.truncated && !plan.bounded {
+        // Whoever reads our output must not take a part for the whole.
+        return Err(Failure::new(format!("output past {} was dropped", format_bytes(plan.exec.max_output)))
+            .hint("write it to a file in a volume (-v), or say with --max-output how much is enough"));
     }
-    let result = relay::live(&exec, handle, stdin, raw).await?;
-    explain(&result, &spec, limits);
     Ok(result.exit_code as u8)
 }
 
@@ -109,9 +107,6 @@ fn explain(result: &ExecResult, spec: &ExecSpec, limits: &Limits) {
         && crate::terminal::is_terminal(io::stderr())
     {
         eprintln!("csb: ended by {}", crate::signals::name(signal));
-    }
-    if result.truncated {
-        eprintln!("csb: output past {} was dropped", format_bytes(spec.max_output));
     }
 }
 

@@ -133,6 +133,13 @@ fn a_reader_that_goes_away_ends_the_command() {
 }
 
 #[test]
+fn output_that_was_said_to_be_enough_is_kept_and_the_rest_dropped() {
+    let csb = Csb::new();
+    let output = csb.run(&["--max-output", "1k", "--", "head", "-c", "9m", "/dev/zero"]);
+    assert_eq!((output.stdout.len(), output.status.code()), (1024, Some(0)));
+}
+
+#[test]
 fn killing_csb_leaves_nothing_running() {
     let csb = Csb::new();
     let mark = format!("86399.{}", std::process::id());

@@ -135,7 +135,8 @@ fn scratch() -> io::Result<tempfile::TempDir> {
 }
 
 fn idmap() -> Check {
-    const LOST: &str = "the host's files inside belong to `nobody` instead of root, and layers are copied per sandbox";
+    const LOST: &str = "files of the host and of templates belong to `nobody` inside instead of root, and a volume's files show \
+                        the host's owners";
     if !is_root() {
         return Check::lacks("idmapped mounts", Status::Degraded, "needs root", LOST, "run as root");
     }
@@ -235,7 +236,8 @@ fn limits() -> Check {
     match tried {
         Ok(names) => {
             let losses = host.losses();
-            let found = format!("{}: {}", host.layout(), names.join(", "));
+            let names = if names.is_empty() { "none of use".into() } else { names.join(", ") };
+            let found = format!("{}: {names}", host.layout());
             if losses.is_empty() {
                 return Check::ok(NAME, found);
             }

@@ -84,6 +84,8 @@ pub struct Plan {
     pub raw: bool,
     /// Where templates are kept.
     pub data_dir: PathBuf,
+    /// Whether the user said how much output is enough.
+    pub bounded: bool,
 }
 
 impl Plan {
@@ -113,6 +115,7 @@ impl Plan {
             stdin = false;
         }
         let tty = args.stdin.tty;
+        let bounded = args.command.max_output.is_some();
         let exec = ExecSpec {
             env: options::env(&args.command.env)?,
             cwd: args.command.cwd,
@@ -127,7 +130,7 @@ impl Plan {
         let raw = tty && stdin && terminal::is_terminal(io::stdin());
         let data_dir = std::path::absolute(options::data_dir(args.data_dir.as_ref()))
             .map_err(|e| Failure::because("cannot find the data directory", &e))?;
-        Ok(Self { sandbox, exec, code, stdin, raw, data_dir })
+        Ok(Self { sandbox, exec, code, stdin, raw, data_dir, bounded })
     }
 }
 
