@@ -436,10 +436,13 @@ impl Driver {
             let Some(exec) = self.ended.pop_front() else { break };
             kept -= exec.spool.len();
             execs.retain(|other| other.id != exec.id);
-            if Arc::strong_count(&exec) > 1 {
-                exec.spool.pin();
+            match Arc::try_unwrap(exec) {
+                Ok(exec) => exec.spool.recycle(),
+                Err(shared) => {
+                    shared.spool.pin();
+                    shared.spool.remove();
+                }
             }
-            exec.spool.remove();
         }
         if let Some(journal) = &mut self.journal
             && journal.is_long()

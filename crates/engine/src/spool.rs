@@ -37,7 +37,13 @@ pub(crate) struct Home {
     durable: bool,
     /// Bytes of all spools together.
     used: AtomicU64,
+    /// Empty files of execs that nobody has any more, for the next ones.
+    free: Mutex<Vec<PathBuf>>,
+    freed: AtomicU64,
 }
+
+/// Empty files kept by one sandbox.
+const MOST_FREE: usize = 8;
 
 impl Home {
     /// With `durable`, spools have names in `dir` (made now) and outlive this process; else they are nameless files.
@@ -48,7 +54,8 @@ impl Home {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { dir, durable, used: AtomicU64::new(0) })
+        let (used, freed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { dir, durable, used, free: Mutex::default(), freed })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -63,12 +70,32 @@ impl Home {
         self.dir.join(format!("{id}.{extension}"))
     }
 
+    fn free(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Empties a file and keeps it for the next exec of this sandbox.
+    fn recycle(&self, path: &Path) -> io::Result<()> {
+        let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
+        File::options().write(true).open(path)?.set_len(0)?;
+        std::fs::rename(path, &empty)?;
+        self.free().push(empty);
+        Ok(())
+    }
+
     /// Opens a file to write at its end, which is `at`.
     fn create(&self, id: &ExecId, extension: &str, at: u64) -> io::Result<File> {
         let mode = Mode::RUSR | Mode::WUSR;
         let base = OFlags::RDWR | OFlags::CLOEXEC;
         if self.durable {
-            let file = File::from(rustix::fs::open(self.path(id, extension), base | OFlags::CREATE, mode)?);
+            let path = self.path(id, extension);
+            if at == 0
+                && let Some(empty) = self.free().pop()
+            {
+                // Without one the file is made: that costs more, nothing else.
+                let _ = std::fs::rename(empty, &path);
+            }
+            let file = File::from(rustix::fs::open(path, base | OFlags::CREATE, mode)?);
             if at > 0 {
                 // O_APPEND would make splice(2) refuse it.
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(at))?;
@@ -208,19 +235,35 @@ impl Spool {
 
     /// Removes the files. Called once.
     pub(crate) fn remove(&self) {
+        for path in self.take_files() {
+            // What cannot be removed now goes with the sandbox's directory.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// As `remove`, by one who knows that nobody has this exec any more: a reader with an open file would read what the
+    /// next exec writes there. Files pass between execs of one sandbox only.
+    pub(crate) fn recycle(self: Arc<Self>) {
+        for path in self.take_files() {
+            let kept = self.home.free().len() < MOST_FREE && self.home.recycle(&path).is_ok();
+            if !kept {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Paths of the files there are, which count no more.
+    fn take_files(&self) -> Vec<PathBuf> {
         self.home.used.fetch_sub(self.len(), Ordering::Relaxed);
         if !self.home.durable {
-            return;
+            return Vec::new();
         }
         let (lens, records) = {
             let state = self.lock();
             (Lane::BOTH.map(|lane| state.order.lane_len(lane)), state.records)
         };
         let names = [(EXTENSIONS[0], lens[0]), (EXTENSIONS[1], lens[1]), (INDEX, records)];
-        for (extension, _) in names.into_iter().filter(|(_, there)| *there > 0) {
-            // What cannot be removed now goes with the sandbox's directory.
-            let _ = std::fs::remove_file(self.home.path(&self.id, extension));
-        }
+        names.into_iter().filter(|(_, there)| *there > 0).map(|(name, _)| self.home.path(&self.id, name)).collect()
     }
 }
 
@@ -535,6 +578,27 @@ mod tests {
         first.remove();
         pipes.put(Lane::Out, b"1234567");
         assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(5));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn files_pass_to_the_next_exec_empty() {
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let mut pipes = Pipes::new();
+        let spools: Vec<Arc<Spool>> = (0..2).map(|_| Arc::new(Spool::new(home.clone(), ExecId::random()))).collect();
+        for (spool, text) in spools.iter().zip(["a secret of the first", "mine"]) {
+            pipes.put(Lane::Out, text.as_bytes());
+            let mut writer = Writer::new(spool.clone(), 100, false);
+            assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Kept(text.len()));
+            drop(writer);
+            assert_eq!(all(spool), [(Lane::Out, text.as_bytes().to_vec())]);
+            assert_eq!(std::fs::read_dir(dir.join("sb")).unwrap().count(), 1);
+            spool.close();
+            spool.clone().recycle();
+        }
+        let again = Spool::recover(home.clone(), spools[0].id.clone()).unwrap();
+        assert_eq!((again.len(), home.used.load(Ordering::Relaxed)), (0, 0));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -54,6 +54,7 @@ pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, No
     for name in ["run", "spool", "sandboxes"] {
         make(&data_dir.join(name))?;
     }
+    spread(&data_dir.join("spool"));
     raise_descriptor_limit();
     let path = data_dir.join("run").join("server.lock");
     let lock =
@@ -66,6 +67,18 @@ pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, No
     let disks = data_dir.join("disks");
     disk::sweep(&disks).map_err(failed(&disks))?;
     Ok(Some(lock))
+}
+
+/// Asks ext4 to put each sandbox's spools into a block group of its own. A file made in a group where many were removed within
+/// the last minutes costs up to 2 ms: ext4 looks at each of those inodes, and passes it over (`recently_deleted`).
+fn spread(spool: &Path) {
+    let flagged = File::open(spool).and_then(|dir| {
+        let flags = rustix::fs::ioctl_getflags(&dir)?;
+        Ok(rustix::fs::ioctl_setflags(&dir, flags | rustix::fs::IFlags::TOPDIR)?)
+    });
+    if let Err(error) = flagged {
+        tracing::debug!(%error, "the data directory's file system has no such flag");
+    }
 }
 
 /// Takes the descriptors that the system grants: the usual soft limit of 1024 is for programs that use select(2), and
