@@ -11,6 +11,7 @@ import json
 import sysconfig
 import tomllib
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +61,12 @@ def outcomes(raw: bytes) -> dict[str, str]:
     return found
 
 
-def rules() -> list[dict[str, str]]:
-    return list(tomllib.loads((HERE / "cpython_rules.toml").read_text()).get("rule", []))
+def alone(sandbox: Sandbox, module: str, name: str) -> str:
+    """How one test ends when nothing runs beside it: some measure time, and a busy machine fails them."""
+    match = [f"*{name.rsplit('.', 1)[-1]}"]
+    command = commands([module], "/workspace/xml")[module]
+    sandbox.run_command([*command, "-m", *match], timeout=300)
+    return outcomes(sandbox.read_file(f"/workspace/xml/{module}.xml")).get(name, "absent")
 
 
 def test_cpythons_own_tests_end_as_they_do_outside(
@@ -92,8 +97,8 @@ def test_cpythons_own_tests_end_as_they_do_outside(
 
     compared = same = 0
     unexplained: list[str] = []
-    by_rule: dict[str, int] = {}
-    table = rules()
+    by_rule: Counter[str] = Counter()
+    table = tomllib.loads((HERE / "cpython_rules.toml").read_text())["rule"]
     for module in names:
         report = outside.home / "xml" / f"{module}.xml"
         expected = outcomes(report.read_bytes()) if report.exists() else {}
@@ -112,15 +117,15 @@ def test_cpythons_own_tests_end_as_they_do_outside(
             if before == after:
                 same += 1
                 continue
-            found = next((r for r in table if fnmatch.fnmatch(name, r["test"]) and r["inside"] == after), None)
-            if found is None:
+            found = next((r for r in table if fnmatch.fnmatch(name, r["test"]) and after in r["inside"]), None)
+            if found is not None:
+                by_rule[found["because"]] += 1
+            elif alone(sandbox, module, name) != before:
                 unexplained.append(f"{name}: {before} outside, {after} inside")
-            else:
-                by_rule[found["test"]] = by_rule.get(found["test"], 0) + 1
     tell(
         overhead(f"CPython: {len(names)} modules, {compared} tests, {same} end the same", inside.seconds, bare.seconds)
     )
-    for rule, count in sorted(by_rule.items()):
-        tell(f"  {count} by rule `{rule}`")
+    for rule, count in by_rule.items():
+        tell(f"  {count} otherwise: {rule}")
     assert compared > 3000
     assert not unexplained, "\n".join(unexplained)

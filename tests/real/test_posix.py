@@ -1,7 +1,8 @@
 """The Open POSIX test suite, inside a sandbox and outside; every difference follows from a rule.
 
 The sources come from Debian's source package of `posixtestsuite` (GPL; never part of this repository), are built once
-and kept in the target directory. By default the interfaces that a sandbox could break; with CSB_FULL=1 all of them.
+and kept in the target directory. By default the interfaces that a sandbox could break, without the programs that sleep;
+with CSB_FULL=1 all of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -78,7 +81,7 @@ def build(source: Path, into: Path) -> dict[str, Path]:
     into.mkdir(exist_ok=True)
     files = sorted(source.glob("conformance/interfaces/*/[0-9]*-[0-9]*.c"))
     if not FULL:
-        files = [file for file in files if file.parent.name in INTERFACES]
+        files = [file for file in files if file.parent.name in INTERFACES and quick(file)]
     flags = ["-w", "-O1", "-std=gnu99", "-D_GNU_SOURCE", "-I", str(source / "include")]
 
     def one(file: Path) -> tuple[str, Path] | None:
@@ -97,6 +100,13 @@ def build(source: Path, into: Path) -> dict[str, Path]:
         return dict(filter(None, pool.map(one, files)))
 
 
+def quick(file: Path) -> bool:
+    """Whether it does not sleep; and of `sigaction`, which has a copy of each program for each signal, the first."""
+    if file.parent.name == "sigaction" and not file.stem.endswith("-1"):
+        return False
+    return not re.search(r"\b(nano)?sleep\s*\(", file.read_text(errors="replace"))
+
+
 def verdict(how: object) -> str:
     return VERDICT.get(how, f"exit {how}") if isinstance(how, int) else str(how)
 
@@ -105,51 +115,53 @@ def test_posix_assertions_hold_as_they_do_outside(
     sandbox: Sandbox, outside: Outside, build_dir: Path, tell: Callable[[str], None]
 ) -> None:
     programs = build(fetch(build_dir), build_dir / "posix")
-    assert len(programs) > (1500 if FULL else 500)
+    assert len(programs) > (1500 if FULL else 350)
     runner = (HERE / "runner.py").read_text()
     limit = "60" if FULL else "20"
-    # Most of them sleep: more at once than there are CPUs.
-    workers = "8"
 
     there = outside.dir / "bin"
     there.mkdir()
     for program in programs.values():
-        os.link(program, there / program.name) if program.stat().st_dev == there.stat().st_dev else (
-            there / program.name
-        ).write_bytes(program.read_bytes())
-        os.chmod(there / program.name, 0o755)
-    listed = {name: [str(there / program.name)] for name, program in programs.items()}
-    (outside.home / "list.json").write_text(json.dumps(listed))
+        shutil.copy(program, there)
+    sandbox.upload(there, "/workspace/bin")
     (outside.home / "runner.py").write_text(runner)
+    sandbox.write_file("/workspace/runner.py", runner)
     outside.give(outside.home)
-    with Clock() as bare:
+
+    def bare(names: list[str], workers: str) -> dict[str, str]:
+        listed = {name: [str(there / programs[name].name)] for name in names}
+        (outside.home / "list.json").write_text(json.dumps(listed))
         done = outside.run(["/usr/bin/python3", "runner.py", "list.json", "ended.json", workers, limit], timeout=3600)
         assert done.returncode == 0, done.stderr
-    expected = json.loads((outside.home / "ended.json").read_text())
+        return {name: verdict(end[0]) for name, end in json.loads((outside.home / "ended.json").read_text()).items()}
 
-    sandbox.upload(there, "/workspace/bin")
-    listed = {name: [f"/workspace/bin/{program.name}"] for name, program in programs.items()}
-    sandbox.write_file("/workspace/list.json", json.dumps(listed))
-    sandbox.write_file("/workspace/runner.py", runner)
-    with Clock() as inside:
-        sandbox.run_command(["python3", "runner.py", "list.json", "ended.json", workers, limit], timeout=3600).check()
-    got = json.loads(sandbox.read_file("/workspace/ended.json"))
+    def inside(names: list[str], workers: str) -> dict[str, str]:
+        listed = {name: [f"/workspace/bin/{programs[name].name}"] for name in names}
+        sandbox.write_file("/workspace/list.json", json.dumps(listed))
+        command = ["python3", "runner.py", "list.json", "ended.json", workers, limit]
+        sandbox.run_command(command, timeout=3600).check()
+        return {name: verdict(end[0]) for name, end in json.loads(sandbox.read_file("/workspace/ended.json")).items()}
 
-    table = tomllib.loads((HERE / "posix_rules.toml").read_text()).get("rule", [])
+    # Many of them wait for something: more at once than there are CPUs.
+    with Clock() as bare_clock:
+        expected = bare(list(programs), "8")
+    with Clock() as inside_clock:
+        got = inside(list(programs), "8")
+    different = [name for name in programs if expected[name] != got[name]]
+    table = tomllib.loads((HERE / "posix_rules.toml").read_text())["rule"]
     by_rule: Counter[str] = Counter()
     unexplained = []
-    same = 0
-    for name in sorted(programs):
-        before, after = verdict(expected[name][0]), verdict(got[name][0])
-        if before == after:
-            same += 1
+    for name in different:
+        found = next((r for r in table if fnmatch.fnmatch(name, r["test"]) and got[name] in r["inside"]), None)
+        if found is not None:
+            by_rule[found["because"]] += 1
             continue
-        found = next((r for r in table if fnmatch.fnmatch(name, r["test"]) and after in r["inside"]), None)
-        if found is None:
-            unexplained.append(f"{name}: {before} outside, {after} inside")
-        else:
-            by_rule[found["test"]] += 1
-    tell(overhead(f"POSIX: {len(programs)} programs, {same} end the same", inside.seconds, bare.seconds))
-    for rule, count in sorted(by_rule.items()):
-        tell(f"  {count} by rule `{rule}`")
+        # Some measure time and fail on a busy machine, on either side: one by one they must agree.
+        tries = [(bare([name], "1")[name], inside([name], "1")[name]) for _ in range(5)]
+        if not any(before == after for before, after in tries):
+            unexplained.append(f"{name}: (outside, inside) {[(expected[name], got[name]), *tries]}")
+    same = len(programs) - len(different)
+    tell(overhead(f"POSIX: {len(programs)} programs, {same} end the same", inside_clock.seconds, bare_clock.seconds))
+    for rule, count in by_rule.items():
+        tell(f"  {count} otherwise: {rule}")
     assert not unexplained, "\n".join(unexplained)
