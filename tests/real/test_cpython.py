@@ -22,11 +22,10 @@ from compare import FULL, Clock, Outside, overhead
 
 HERE = Path(__file__).parent
 MODULES = """
-    array bz2 builtin codecs collections contextlib ctypes dict dis enum epoll fcntl file_eintr fileio float functools
-    gc generators genericpath glob grp hashlib import inspect int ioctl itertools json list locale math memoryview mmap
-    netrc openpty os pathlib pickle platform poll posix posixpath pty pwd queue random re resource sched select set
-    shelve shutil socketserver stat statistics string struct tarfile tempfile thread threadsignals threading time
-    timeit tokenize tuple unicode urlparse uuid wait4 weakref xml_etree zipfile zlib
+    builtin codecs collections contextlib ctypes dict epoll fcntl file_eintr fileio float functools gc generators
+    genericpath glob grp hashlib import int ioctl itertools json list locale math memoryview mmap openpty os pathlib
+    platform posix posixpath pty pwd queue re resource sched select shutil socketserver stat string struct
+    tempfile thread threadsignals threading time tuple unicode uuid weakref xml_etree zlib
 """.split()
 # Modules that test CPython's own build, display or network and say nothing of a sandbox.
 USELESS = {"test_tk", "test_ttk_guionly", "test_ttk_textonly", "test_idle", "test_urllibnet", "test_urllib2net"}
@@ -37,7 +36,7 @@ def modules() -> list[str]:
     folder = next(Path("/usr/lib").glob("python3.[0-9]*/test"), folder / "test")
     present = {path.stem for path in folder.glob("test_*") if path.suffix in ("", ".py")}
     wanted = present - USELESS if FULL else {f"test_{name}" for name in MODULES} & present
-    if len(wanted) < 60:
+    if len(wanted) < 50:
         pytest.fail(f"only {len(wanted)} test modules in {folder}: install libpython3.11-testsuite")
     return sorted(wanted)
 
@@ -127,5 +126,5 @@ def test_cpythons_own_tests_end_as_they_do_outside(
     )
     for rule, count in by_rule.items():
         tell(f"  {count} otherwise: {rule}")
-    assert compared > 3000
+    assert compared > 2000
     assert not unexplained, "\n".join(unexplained)
