@@ -3,7 +3,7 @@
 
 use crate::{
     app::{App, AppError, Owned},
-    db::now_ms,
+    db::{SessionRow, now_ms},
 };
 use csb_api::SandboxState;
 use csb_types::{Phase, SandboxId};
@@ -43,7 +43,7 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
         app.adopt(handle.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
         if releasing.contains(&row.id) {
             found.finished += 1;
-            app.release(handle).await?;
+            spawn_release(app, handle);
         } else {
             // A crash between the kernel's change of state and ours.
             app.db.set_sandbox_state(&row.id, SandboxState::from(handle.phase())).await?;
@@ -78,6 +78,11 @@ async fn compare_once(app: &Arc<App>) -> Result<(), AppError> {
         if app.node.get(&id).is_none() {
             tracing::info!(sandbox = %id, "a sandbox ended by itself");
             app.ended(&id).await?;
+        }
+    }
+    for id in app.db.releasing_sandboxes().await? {
+        if let Some(handle) = id.parse::<SandboxId>().ok().and_then(|id| app.node.get(&id)) {
+            spawn_release(app, handle);
         }
     }
     let orphans = release_orphans(app).await;
@@ -122,10 +127,13 @@ async fn release_orphans(app: &Arc<App>) -> usize {
 async fn expire(app: &Arc<App>) -> Result<(), AppError> {
     let now = now_ms();
     for row in app.db.expired_sessions(now).await? {
-        app.close_session(&row, "its lifetime has passed").await?;
+        spawn_close(app, row, "its lifetime has passed");
     }
     for id in app.db.expired_sandboxes(now).await? {
         let Some(handle) = id.parse::<SandboxId>().ok().and_then(|id| app.node.get(&id)) else { continue };
+        if !matches!(handle.phase(), Phase::Running | Phase::Paused) {
+            continue;
+        }
         tracing::info!(sandbox = %id, "lifetime has passed");
         spawn_release(app, handle);
     }
@@ -143,7 +151,7 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
         match &owned.session_id {
             Some(session) => {
                 if let Some(row) = app.db.session(session).await? {
-                    app.close_session(&row, "it was idle for too long").await?;
+                    spawn_close(app, row, "it was idle for too long");
                 }
             }
             None => spawn_release(app, handle),
@@ -152,11 +160,17 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
     Ok(())
 }
 
+fn spawn_close(app: &Arc<App>, row: SessionRow, why: &'static str) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Err(error) = app.close_session(&row, why).await {
+            tracing::warn!(session = row.id, %error, "a session will be closed later");
+        }
+    });
+}
+
 /// One sandbox that is slow to end must not hold up the others.
 fn spawn_release(app: &Arc<App>, handle: csb_node::Handle) {
-    if !matches!(handle.phase(), Phase::Running | Phase::Paused) {
-        return;
-    }
     let app = app.clone();
     tokio::spawn(async move {
         if let Err(error) = app.release(handle).await {

@@ -97,6 +97,9 @@ impl ClientBuilder {
             .user_agent(concat!("csb-client/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
+            // Shorter than the server keeps an idle connection (15 s): one that it closes under a command would leave
+            // open whether the command was seen.
+            .pool_idle_timeout(std::time::Duration::from_secs(10))
             .tcp_nodelay(true);
         if url.scheme() == "http" {
             // Reading the host's certificates takes milliseconds that a plain connection need not pay. No proxy either:

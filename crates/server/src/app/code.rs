@@ -45,6 +45,8 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Value>, D::E
 pub struct CodeRun {
     /// The exec.
     pub exec: Exec,
+    /// Something the caller should know about where it runs.
+    pub note: Option<String>,
     /// What its handler returned, once it has ended.
     handler: Option<oneshot::Receiver<HandlerResult>>,
 }
@@ -52,15 +54,17 @@ pub struct CodeRun {
 impl CodeRun {
     /// An exec without a handler.
     pub fn plain(exec: Exec) -> Self {
-        Self { exec, handler: None }
+        Self { exec, note: None, handler: None }
     }
 
     /// Waits for the handler's result; at once when there is none to wait for.
     pub async fn handler_result(&mut self) -> HandlerResult {
-        match &mut self.handler {
+        let mut found = match &mut self.handler {
             None => HandlerResult::default(),
             Some(receiver) => receiver.await.unwrap_or_default(),
-        }
+        };
+        found.note = self.note.take().or(found.note);
+        found
     }
 
     /// Waits for the end.
@@ -193,7 +197,7 @@ impl App {
             }
             remove_later(&app, handle, dir);
         });
-        CodeRun { exec, handler: has_handler.then_some(receiver) }
+        CodeRun { exec, note: None, handler: has_handler.then_some(receiver) }
     }
 
     /// What the handler of an ended exec returned.

@@ -175,7 +175,7 @@ impl App {
         id: &str,
         run: RunCodeRequest,
         event: Option<Value>,
-    ) -> Result<(CodeRun, Option<String>), AppError> {
+    ) -> Result<CodeRun, AppError> {
         let lock = self.lock_session(id).await;
         let row = self.open_session(who, id).await?;
         if row.state == SessionState::Paused {
@@ -193,7 +193,9 @@ impl App {
             })
             .await?;
         let call = HandlerCall { event, session_id: id };
-        Ok((self.run_code(&mine, &run, Some(call)).await?, note))
+        let mut started = self.run_code(&mine, &run, Some(call)).await?;
+        started.note = note;
+        Ok(started)
     }
 
     /// The result of code that ran in a session's sandbox.

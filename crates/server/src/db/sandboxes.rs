@@ -134,18 +134,6 @@ impl Db {
         Ok(found.iter().map(row).collect())
     }
 
-    /// How many sandboxes a user has that have not ended.
-    pub async fn count_sandboxes(&self, user_id: &str) -> Result<u64, DbError> {
-        let found = sqlx::query(
-            "SELECT COUNT(*) AS n FROM sandboxes WHERE user_id = ? AND state IN ('running', 'paused', 'releasing')",
-        )
-        .bind(user_id)
-        .fetch_one(&self.read)
-        .await
-        .during("count sandboxes")?;
-        Ok(found.get::<i64, _>("n").max(0) as u64)
-    }
-
     /// All sandboxes that have not ended, of every user.
     pub async fn live_sandboxes(&self) -> Result<Vec<SandboxRow>, DbError> {
         let found = sqlx::query("SELECT * FROM sandboxes WHERE state IN ('running', 'paused', 'releasing')")

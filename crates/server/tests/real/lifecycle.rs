@@ -199,6 +199,9 @@ async fn reconciled(host: Host) {
     let found = &server.running.found;
     assert_eq!((found.adopted, found.lost, found.orphans, found.finished), (1, 1, 1, 1), "{found:?}");
     let user = Caller { addr: server.running.local_addr(), ..user };
+    while server.running.node().list().len() > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     for id in [&gone, &never, orphan.as_str()] {
         assert_eq!(code(&user.get(&format!("/api/v1/sandboxes/{id}")).await), "sandbox_not_found");
     }

@@ -108,13 +108,12 @@ pub async fn execute(
     NeedJson(request): NeedJson<SessionExecuteRequest>,
 ) -> Answer<Response> {
     let (stream, event, code) = request.split();
-    let (run, note) = app.session_execute(&who, &id, code, event).await?;
+    let run = app.session_execute(&who, &id, code, event).await?;
     if stream || events_wanted {
         return Ok(events(app, run, 0, true, request_id));
     }
     let mut view = run.ended(&app).await;
     view.session_id = Some(id);
-    view.note = note.or(view.note);
     Ok(Json(view).into_response())
 }
 
