@@ -31,8 +31,8 @@ fn assert_nothing_left(warden: &Warden, pid: i32, before: &Census) {
 type Spoiled = (&'static str, fn(&Path, &mut JailPlan));
 
 const SPOILED: &[Spoiled] = &[
-    ("mount the layer", |_, plan| plan.layers = vec!["/nowhere/at/all".into()]),
-    ("mount the layer", |_, plan| plan.layers.push("/nowhere/at/all".into())),
+    ("layer", |_, plan| plan.layers = vec!["/nowhere/at/all".into()]),
+    ("layer", |_, plan| plan.layers.push("/nowhere/at/all".into())),
     ("bind", |_, plan| plan.binds.push(Bind { host: "/nowhere".into(), guest: "/usr".into() })),
     ("bind", |_, plan| plan.binds.push(Bind { host: "/usr".into(), guest: "/not/in/the/layer".into() })),
     ("volume", |_, plan| {
