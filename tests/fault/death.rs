@@ -153,7 +153,7 @@ fn hundreds_of_commands_leave_an_init_as_it_was() {
             sandbox.write("/tmp/f", b"x").unwrap();
         }
     }
-    eventually("descriptors are given back", || count() == before);
+    eventually("descriptors are given back", || count() <= before);
     eventually("no zombie is left", || children(sandbox.pid).is_empty());
     warden.release(sandbox);
 }
