@@ -202,7 +202,7 @@ fn a_starved_sandbox_is_paused_and_released_at_once() {
 
 #[test]
 fn a_flood_of_orphans_keeps_no_command_waiting() {
-    let mut street = Street::new(Limits { pids: 200, ..small() });
+    let street = Street::new(Limits { pids: 200, ..small() });
     let line = "for i in 1 2 3 4; do ./probe orphans 1000000 & done; echo flowing; wait";
     let mut load = street.loaded.start(street.loaded.plan(&["sh", "-c", line])).unwrap();
     assert_eq!(load.line(), "flowing");

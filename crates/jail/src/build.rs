@@ -110,7 +110,8 @@ fn mount_root(host: &Host, plan: &JailPlan, prepared: &Prepared) -> Result<Owned
     let lower = lower.join(":");
     let mut options = vec![("lowerdir", Some(lower.as_str())), ("upperdir", Some("up")), ("workdir", Some("work"))];
     match host.mode {
-        Mode::Root => options.push(("redirect_dir", Some("on"))),
+        // Renames of directories from a layer, and inode numbers that `readdir` and `stat` agree on.
+        Mode::Root => options.extend([("redirect_dir", Some("on")), ("xino", Some("on"))]),
         Mode::Rootless => options.push(("userxattr", None)),
     }
     Tree::new("overlay", &options, Attributes::default())
