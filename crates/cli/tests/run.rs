@@ -149,10 +149,14 @@ fn killing_csb_leaves_nothing_running() {
         .spawn()
         .unwrap();
     child.stdout.take().unwrap().read_exact(&mut [0; 6]).unwrap();
-    assert_eq!(support::processes_with(&mark), 2);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The shell said it was ready before it started the other.
+    while support::processes_with(&mark) != 2 {
+        assert!(Instant::now() < deadline, "the command does not run");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     child.kill().unwrap();
     child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
     while support::processes_with(&mark) > 0 {
         assert!(Instant::now() < deadline, "the command runs on");
         std::thread::sleep(Duration::from_millis(20));
