@@ -155,21 +155,24 @@ fn killing_csb_leaves_nothing_running() {
         assert!(Instant::now() < deadline, "the command does not run");
         std::thread::sleep(Duration::from_millis(20));
     }
+    let warden = support::warden_of(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
     while support::processes_with(&mark) > 0 {
         assert!(Instant::now() < deadline, "the command runs on");
         std::thread::sleep(Duration::from_millis(20));
     }
-    support::no_cgroup_of(child.id());
+    support::no_cgroup_of(warden);
 }
 
 #[test]
 fn nothing_is_left_of_a_run() {
     let csb = Csb::new();
-    let mut child = csb.command(&["run", "-n", "--", "true"]).spawn().unwrap();
+    let mut child = csb.command(&["run", "--", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let warden = support::warden_of(child.id());
+    drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
-    support::no_cgroup_of(child.id());
+    support::no_cgroup_of(warden);
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(csb.data_dir().to_str().unwrap()), "{mounts}");
 }

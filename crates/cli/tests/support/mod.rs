@@ -7,6 +7,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 /// See the module.
@@ -68,12 +69,32 @@ pub fn processes_with(mark: &str) -> usize {
         .count()
 }
 
-/// Panics when a cgroup is left that the `csb run` of this pid made.
-pub fn no_cgroup_of(pid: u32) {
-    let name = format!("csb-run-{pid}");
-    let mut left = Vec::new();
-    find(Path::new("/sys/fs/cgroup"), &name, &mut left);
-    assert!(left.is_empty(), "left behind: {left:?}");
+/// Pid of the warden that a running `csb run` has forked.
+pub fn warden_of(pid: u32) -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        if let Some(first) = children.split_whitespace().next() {
+            return first.parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "csb run forks no warden");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Panics when the cgroup of a `csb run`'s warden stays.
+pub fn no_cgroup_of(warden: u32) {
+    let name = format!("csb-run-{warden}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut left = Vec::new();
+        find(Path::new("/sys/fs/cgroup"), &name, &mut left);
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn find(directory: &Path, name: &str, found: &mut Vec<PathBuf>) {
