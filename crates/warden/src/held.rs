@@ -45,10 +45,11 @@ pub(crate) fn create(
     plan: &JailPlan,
     slot: u32,
     layers: Vec<Rc<File>>,
+    life: &OwnedFd,
 ) -> Result<Held, Failure> {
     let prepared = prepare(host, plan, slot)?;
     let group = cgroups.create(plan.id.as_str(), &limits(&plan.limits)).map_err(refused)?;
-    match start(host, plan, &prepared, &group) {
+    match start(host, plan, &prepared, &group, life) {
         Ok((pid, control)) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let jail = Jail {
@@ -86,7 +87,13 @@ fn refused(error: CgroupError) -> Failure {
     csb_jail::failure(&error.to_string(), &error.source)
 }
 
-fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Result<(i32, Conn), Failure> {
+fn start(
+    host: &Host,
+    plan: &JailPlan,
+    prepared: &Prepared,
+    group: &Group,
+    life: &OwnedFd,
+) -> Result<(i32, Conn), Failure> {
     let (ours, theirs) = Conn::pair().step("make the control socket")?;
     let joins = group.join_fds().map_err(refused)?;
     let directory = group.dir_fd().map_err(refused)?;
@@ -102,7 +109,7 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
     match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("make the process")? {
         Fork::Child => {
             drop(go);
-            become_init(host, plan, prepared, &joins, theirs, &wait);
+            become_init(host, plan, prepared, &joins, theirs, &wait, life);
             process::exit_now(0)
         }
         Fork::Parent(pid) => {
@@ -122,7 +129,15 @@ fn start(host: &Host, plan: &JailPlan, prepared: &Prepared, group: &Group) -> Re
 }
 
 /// In the new process.
-fn become_init(host: &Host, plan: &JailPlan, prepared: &Prepared, joins: &[OwnedFd], conn: Conn, wait: &OwnedFd) {
+fn become_init(
+    host: &Host,
+    plan: &JailPlan,
+    prepared: &Prepared,
+    joins: &[OwnedFd],
+    conn: Conn,
+    wait: &OwnedFd,
+    life: &OwnedFd,
+) {
     let result = (|| -> Result<_, Failure> {
         process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
         // Until the maps are written we are nobody. No byte: the warden died before the line above could tell.
@@ -130,27 +145,27 @@ fn become_init(host: &Host, plan: &JailPlan, prepared: &Prepared, joins: &[Owned
             process::exit_now(1);
         }
         Group::join(joins).step("enter the cgroup")?;
-        keep_only(host, prepared, &conn)?;
+        keep_only(host, prepared, &conn, life)?;
         process::set_name(c"csb-init");
         let built = build(host, plan, prepared)?;
         // Again: a change of ids clears it.
         process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
-        process::close_all_but(&[0, 1, 2, conn.as_raw_fd(), built.proc.as_raw_fd(), built.tenant.as_raw_fd()])
-            .step("close descriptors")?;
+        let ours = [conn.as_raw_fd(), life.as_raw_fd(), built.proc.as_raw_fd(), built.tenant.as_raw_fd()];
+        process::close_all_but(&[&[0, 1, 2], &ours[..]].concat()).step("close descriptors")?;
         Ok(built)
     })();
     match result {
         Ok(built) => {
             // An error here is the loss of the control socket: the end.
-            let _ = init::run(conn, built);
+            let _ = init::run(conn, built, life);
         }
         Err(failure) => init::report_failure(&conn, failure),
     }
 }
 
 /// Closes what the warden had open: other sandboxes' sockets above all.
-fn keep_only(host: &Host, prepared: &Prepared, conn: &Conn) -> Result<(), Failure> {
-    let mut keep: Vec<RawFd> = vec![conn.as_raw_fd()];
+fn keep_only(host: &Host, prepared: &Prepared, conn: &Conn, life: &OwnedFd) -> Result<(), Failure> {
+    let mut keep: Vec<RawFd> = vec![conn.as_raw_fd(), life.as_raw_fd()];
     keep.extend(host.descriptors());
     keep.extend(prepared.descriptors());
     let null =

@@ -7,7 +7,7 @@ use csb_jail::Built;
 use csb_sys::{
     ns,
     packet::Conn,
-    process::{self, SIGCHLD, SIGKILL},
+    process::{self, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP},
 };
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
@@ -22,7 +22,9 @@ use std::{
     time::Instant,
 };
 
-/// Times the tree of an exec is searched for new processes before everything in the sandbox is stopped.
+/// Times the tree of an exec is searched for new processes before everything in the sandbox is stopped for a moment.
+const PATIENT_PASSES: usize = 3;
+/// And before everything is ended.
 const MOST_PASSES: usize = 200;
 
 struct Record {
@@ -46,7 +48,7 @@ struct Init {
 }
 
 /// Serves the control socket until every server end of it is closed, which is the end of the sandbox.
-pub(crate) fn run(conn: Conn, built: Built) -> io::Result<()> {
+pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
     let signals = process::signal_fd(&[SIGCHLD])?;
     conn.set_nonblocking(true)?;
     let mut init = Init { conn, built, execs: HashMap::new(), by_pid: HashMap::new(), outbox: Outbox::default() };
@@ -55,12 +57,17 @@ pub(crate) fn run(conn: Conn, built: Built) -> io::Result<()> {
         init.outbox.flush(&init.conn)?;
         let mut wanted = PollFlags::IN;
         wanted.set(PollFlags::OUT, !init.outbox.is_empty());
-        let mut polled = [PollFd::new(&init.conn, wanted), PollFd::new(&signals, PollFlags::IN)];
+        let mut polled =
+            [PollFd::new(&init.conn, wanted), PollFd::new(&signals, PollFlags::IN), PollFd::new(life, PollFlags::IN)];
         match rustix::event::poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
         let (talk, child) = (polled[0].revents(), polled[1].revents());
+        // Nothing is ever written there: the warden is gone, and nobody is left to give back what we hold.
+        if !polled[2].revents().is_empty() {
+            return Ok(());
+        }
         if !child.is_empty() {
             while process::next_signal(&signals).is_some() {}
             init.reap();
@@ -152,12 +159,18 @@ impl Init {
         }
         // A process with SIGKILL pending forks no more, so a pass that meets only processes signalled before it is the last.
         let mut met = HashSet::new();
-        for _ in 0..MOST_PASSES {
+        for pass in 0..MOST_PASSES {
+            if pass == PATIENT_PASSES {
+                // It forks faster than we look, on the little CPU that it leaves us. This stops all at one moment.
+                let _ = process::kill(-1, SIGSTOP);
+            }
             if !self.signal_marked(mark, signal, &mut met) || signal != SIGKILL {
+                if pass >= PATIENT_PASSES {
+                    let _ = process::kill(-1, SIGCONT);
+                }
                 return;
             }
         }
-        // It forks faster than we can look: only the whole sandbox at once is fast enough.
         let _ = process::kill(-1, SIGKILL);
     }
 

@@ -32,6 +32,8 @@ struct Server {
 /// See the module.
 pub(crate) struct Warden {
     host: Host,
+    /// A pipe that nothing is written to: inits hold the read end, we the only write end, and its end is ours.
+    life: (OwnedFd, OwnedFd),
     cgroups: Root,
     listener: Option<Listener>,
     server: Option<Server>,
@@ -51,6 +53,7 @@ impl Warden {
     pub(crate) fn new(host: Host, cgroups: Root, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<Self> {
         let mut warden = Self {
             host,
+            life: csb_sys::pipe::pipe()?,
             cgroups,
             listener,
             server: None,
@@ -240,10 +243,12 @@ impl Warden {
         }
         let slot = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len()) as u32;
         let layers = self.layers.hold(&plan.layers).map_err(|e| failure("open the template's layers", &e));
-        let made = layers.and_then(|layers| held::create(&self.host, &self.cgroups, plan, slot, layers)).map(|held| {
-            let control = held.control.try_clone().map_err(|e| failure("share the control socket", &e));
-            (control, held)
-        });
+        let made = layers
+            .and_then(|layers| held::create(&self.host, &self.cgroups, plan, slot, layers, &self.life.0))
+            .map(|held| {
+                let control = held.control.try_clone().map_err(|e| failure("share the control socket", &e));
+                (control, held)
+            });
         match made {
             Ok((control, held)) => {
                 if slot as usize == self.slots.len() {
