@@ -8,6 +8,7 @@ use csb_wire::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{Read, Write},
     os::{
@@ -18,6 +19,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -41,6 +43,8 @@ pub struct Sandbox {
     /// Host pid of its init.
     pub pid: i32,
     init: Conn,
+    /// Ends that arrived while another command was waited for.
+    ended: Mutex<HashMap<ExecId, i32>>,
 }
 
 /// What a command did.
@@ -167,7 +171,7 @@ impl Warden {
                 other => panic!("{other:?}"),
             }
         };
-        let sandbox = Sandbox { id, pid: jail.pid, init: Conn::from(control) };
+        let sandbox = Sandbox { id, pid: jail.pid, init: Conn::from(control), ended: Mutex::default() };
         match sandbox.next() {
             Some((FromInit::Ready, _)) => Ok(sandbox),
             Some((FromInit::Failed(failure), _)) => {
@@ -297,8 +301,7 @@ impl Sandbox {
             match self.recv().0 {
                 FromInit::Started { exec, .. } if exec == id => break,
                 FromInit::NotStarted { exec, failure } if exec == id => return Err(failure.to_string()),
-                // An earlier command of this test has ended.
-                FromInit::Exited { .. } => {}
+                FromInit::Exited { exec, status, .. } => drop(self.ended.lock().unwrap().insert(exec, status)),
                 other => panic!("{other:?}"),
             }
         }
@@ -325,13 +328,12 @@ impl Sandbox {
     /// Waits for the end of a command; its exit code.
     pub fn wait(&self, id: &ExecId) -> i32 {
         loop {
+            if let Some(status) = self.ended.lock().unwrap().remove(id) {
+                self.init.send(&encode(&ToInit::Forget { exec: id.clone() }), &[]).unwrap();
+                return csb_sys::process::decode_status(status).unwrap_or_else(|signal| 128 + signal);
+            }
             match self.recv().0 {
-                FromInit::Exited { exec, status, .. } => {
-                    self.init.send(&encode(&ToInit::Forget { exec: exec.clone() }), &[]).unwrap();
-                    if exec == *id {
-                        return csb_sys::process::decode_status(status).unwrap_or_else(|signal| 128 + signal);
-                    }
-                }
+                FromInit::Exited { exec, status, .. } => drop(self.ended.lock().unwrap().insert(exec, status)),
                 other => panic!("{other:?}"),
             }
         }
