@@ -39,6 +39,8 @@ impl Street {
         self.assert_quiet();
         self.loaded.signal(&load.id, 9, true);
         self.loaded.wait(&load.id);
+        // The first process has ended; the others count until they have.
+        eventually("the whole tree ends", || self.warden.usage(&self.loaded).pids <= 2);
         self.loaded.assert_works();
         self.assert_quiet();
         let pid = self.loaded.pid;
