@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and this machine lacks: prerequisites.sh {build|run|test|lint|bench}
+# Installs what a task needs and this machine lacks: prerequisites.sh {build|run|test|test-vm|fuzz|lint|bench}
 # Only Debian's packages, by name; says what is missing where it may not install. Quick when nothing is missing.
 set -euo pipefail
 
@@ -41,6 +41,18 @@ test)
     need /bin/busybox busybox-static      # a template from a directory and a tar
     need /usr/bin/bwrap bubblewrap        # rivals in the comparison
     need /usr/sbin/runc runc
+    ;;
+test-vm)
+    need /usr/bin/qemu-system-x86_64 qemu-system-x86
+    need /usr/bin/cpio cpio
+    need /usr/bin/xz xz-utils
+    need /usr/sbin/mkfs.ext4 e2fsprogs
+    need /bin/busybox busybox-static
+    need /usr/bin/python3 python3
+    need /usr/bin/ps procps
+    ;;
+fuzz)
+    need_command c++ g++                  # libFuzzer itself is compiled
     ;;
 bench)
     need /usr/bin/bwrap bubblewrap

@@ -133,7 +133,13 @@ fn create_failure(error: &CreateError) -> Failure {
         CreateError::Spec(_) => failure.exit(exit::USAGE),
         CreateError::NoTemplate { .. } => failure.hint("`csb template ls` lists them, `csb template add` makes one"),
         CreateError::Capacity { hint, .. } => failure.hint(hint.clone()),
-        CreateError::Jail { .. } | CreateError::Warden(_) => failure.hint("`csb doctor` says what this host lacks"),
+        CreateError::Jail { .. } => match csb_sys::ns::denial(!rustix::process::geteuid().is_root()) {
+            Some(denial) => {
+                failure.hint(format!("`{}` allows it, `csb doctor` says what else this host lacks", denial.remedy))
+            }
+            None => failure.hint("`csb doctor` says what this host lacks"),
+        },
+        CreateError::Warden(_) => failure.hint("`csb doctor` says what this host lacks"),
     }
 }
 

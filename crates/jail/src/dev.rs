@@ -66,7 +66,9 @@ pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd, memory: u64) -> Resu
     let target = csb_sys::mount::make_beneath(root, "dev").step("make /dev")?;
     match shared {
         Some(shared) => {
-            Tree::copy(shared, "", false).and_then(|tree| tree.attach(target)).step("attach /dev")?;
+            let copy = shared.again().step("attach /dev")?;
+            let tree = copy.map_or_else(self::shared, Ok)?;
+            tree.attach(target).step("attach /dev")?;
         }
         None => {
             let (tree, dev) = tmpfs(true)?;

@@ -77,8 +77,8 @@ pub(crate) fn attach(hidden: &Hidden, shared: Option<&Tree>, root: &OwnedFd) -> 
         }
     };
     for name in &hidden.directories {
-        let mask = Tree::copy(nothing, "", false);
-        mask.and_then(|mask| mask.attach(open_beneath(&proc, name)?)).step("mask /proc")?;
+        let mask = nothing.again().step("mask /proc")?.map_or_else(self::nothing, Ok)?;
+        open_beneath(&proc, name).and_then(|place| mask.attach(place)).step("mask /proc")?;
     }
     for name in &hidden.files {
         let mask = Tree::copy(root, "dev/null", false);

@@ -85,6 +85,13 @@ impl CreateError {
     pub(crate) fn from_failure(failure: &Failure) -> Self {
         let room =
             |limit: &str, hint: &str| Self::Capacity { limit: format!("{limit} ({failure})"), hint: hint.into() };
+        // The kernel's answer names neither the table nor the switch.
+        if [libc::EPERM, libc::EACCES, libc::ENOSPC, libc::EUSERS].contains(&failure.errno)
+            && let Some(denial) = csb_sys::ns::denial(!rustix::process::geteuid().is_root())
+        {
+            let message = format!("{}: this host denies user namespaces by `{}`", failure.message, denial.setting);
+            return Self::Jail { step: failure.step.clone(), message };
+        }
         match failure.errno {
             libc::EMFILE | libc::ENFILE => {
                 room("open descriptors", "raise `ulimit -n` for the server and start the warden anew")

@@ -77,6 +77,14 @@ impl Tree {
         Ok(Self(rustix::mount::open_tree(dir, path, flags)?))
     }
 
+    /// A copy of a mount that is attached nowhere; none before Linux 6.15, which copies only what is attached.
+    pub fn again(&self) -> io::Result<Option<Self>> {
+        match Self::copy(self, "", false) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Adds restrictions, and maps owners as `namespace` does: an owner `inside` on disk is seen as `outside` (Linux 5.12).
     pub fn restrict(
         &self,

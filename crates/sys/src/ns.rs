@@ -50,6 +50,48 @@ pub fn user_namespace(
     made
 }
 
+/// A setting of this host under which no user namespace can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denial {
+    /// The setting, as sysctl(8) spells it.
+    pub setting: &'static str,
+    /// What allows it again.
+    pub remedy: &'static str,
+}
+
+/// Which setting keeps a process from making user namespaces: one of an `ordinary` user, or any.
+pub fn denial(ordinary: bool) -> Option<Denial> {
+    // setting, its file, the value that denies, whether root is denied too, remedy
+    const SETTINGS: [(&str, &str, &str, bool, &str); 3] = [
+        (
+            "kernel.unprivileged_userns_clone",
+            "/proc/sys/kernel/unprivileged_userns_clone",
+            "0",
+            false,
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
+        (
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            false,
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        (
+            "user.max_user_namespaces",
+            "/proc/sys/user/max_user_namespaces",
+            "0",
+            true,
+            "sysctl user.max_user_namespaces=10000",
+        ),
+    ];
+    SETTINGS
+        .iter()
+        .filter(|(.., everybody, _)| ordinary || *everybody)
+        .find(|(_, file, bad, ..)| fs::read_to_string(file).is_ok_and(|text| text.trim() == *bad))
+        .map(|(setting, .., remedy)| Denial { setting, remedy })
+}
+
 /// `born` is called when the namespace exists, before anything is done with it.
 fn empty_namespace(
     uids: &[IdRange],

@@ -287,19 +287,7 @@ fn rootless() -> Check {
     match tried {
         Ok(()) => Check::ok("rootless", "ordinary users can make user namespaces"),
         Err(error) => {
-            let switches = [
-                ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-                (
-                    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-                    "1",
-                    "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-                ),
-                ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-            ];
-            let fix = switches
-                .iter()
-                .find(|(file, bad, _)| fs::read_to_string(file).is_ok_and(|text| text.trim() == *bad))
-                .map_or("ask whoever confines this machine", |(_, _, fix)| fix);
+            let fix = ns::denial(true).map_or("ask whoever confines this machine", |denial| denial.remedy);
             let status = if is_root() { Status::Degraded } else { Status::Missing };
             Check::lacks("rootless", status, error.to_string(), "sandboxes without root", fix)
         }

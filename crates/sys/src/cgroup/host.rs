@@ -152,6 +152,9 @@ impl Host {
     }
 }
 
+/// What the processes in the way of v2's delegation are moved to.
+pub(super) const SUPERVISOR: &str = "supervisor";
+
 /// Hierarchies from `/proc/self/mountinfo` and `/proc/self/cgroup` (proc(5), cgroups(7)); each once.
 fn parse(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
@@ -193,7 +196,17 @@ fn parse(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
 /// the processes of a login session are not ours to move: then it is the nearest group above that is free, or the top.
 fn place_on_v2(hierarchy: &Hierarchy) -> PathBuf {
     let own = &hierarchy.own;
-    if is_top(own) || is_given_to_us(hierarchy) {
+    // An earlier warden of this group moved us out of its way: the group that was given to us is the one above.
+    if own.file_name().is_some_and(|name| name == SUPERVISOR)
+        && let Some(above) = own.parent()
+        && is_given_to_us(&hierarchy.mount, above)
+        && is_writable(above)
+        && files::read(CWD, &above.join("cgroup.subtree_control").to_string_lossy())
+            .is_ok_and(|on| !on.trim().is_empty())
+    {
+        return above.to_path_buf();
+    }
+    if is_top(own) || is_given_to_us(&hierarchy.mount, own) {
         return own.clone();
     }
     let above = own.ancestors().skip(1).take_while(|group| group.starts_with(&hierarchy.mount));
@@ -221,15 +234,16 @@ pub(super) fn is_top(group: &Path) -> bool {
 }
 
 /// A container's own top (it is all there is), a unit with `Delegate=yes`, or a directory of an ordinary user.
-fn is_given_to_us(hierarchy: &Hierarchy) -> bool {
+fn is_given_to_us(mount: &Path, group: &Path) -> bool {
     let marked = |name: &str| {
         let mut value = [0u8; 1];
-        rustix::fs::getxattr(&hierarchy.own, name, &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
+        rustix::fs::getxattr(group, name, &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
     };
-    hierarchy.own == hierarchy.mount
-        || !rustix::process::geteuid().is_root()
-        || marked("trusted.delegate")
-        || marked("user.delegate")
+    group.starts_with(mount)
+        && (group == mount
+            || !rustix::process::geteuid().is_root()
+            || marked("trusted.delegate")
+            || marked("user.delegate"))
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.

@@ -2,7 +2,7 @@
 //! Knows nothing of what its groups limit.
 
 use super::group::{Group, Limits};
-use super::host::is_top;
+use super::host::{SUPERVISOR, is_top};
 use super::{CgroupError, Controller, Hierarchy, Host, Version, files};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, unlinkat};
 use rustix::io::Errno;
@@ -36,9 +36,6 @@ impl Tree {
 pub struct Root {
     pub(super) trees: Arc<Vec<Tree>>,
 }
-
-/// What the processes in the way of v2's delegation are moved to.
-const SUPERVISOR: &str = "supervisor";
 
 impl Host {
     /// Makes, or finds again, the parent group `name` below the group that we are in.
