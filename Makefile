@@ -1,7 +1,7 @@
 # make run    builds and serves on 127.0.0.1:8080      make build   the release program
 # make test   installs what tests need, runs them all   make lint    formatting, clippy, licenses
 # make bench  measures beside other sandboxes           make help    this text
-# make test-vm  the engine's tests in a virtual machine
+# make test-vm  the engine's tests in a virtual machine  make fuzz SECONDS=60  each fuzz target for so long
 #
 # CARGO_TARGET_DIR is respected. Settings: ADDR=127.0.0.1:8080  DATA=DIR  ARGS="more options of csb serve"
 
@@ -10,7 +10,7 @@ ADDR ?= 127.0.0.1:8080
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CSB := $(TARGET)/release/csb
 
-.PHONY: help run build test test-vm bench lint
+.PHONY: help run build test test-vm fuzz bench lint
 help:
 	@sed -n 's/^# \?//p;/^$$/q' Makefile
 
@@ -28,11 +28,18 @@ test:
 	@scripts/prerequisites.sh test
 	cargo nextest run --workspace --locked --no-fail-fast
 	scripts/test-python.sh
+	scripts/fuzz.sh 3
 
 # The engine's tests on another kernel, with cgroup v2 alone; see docs/guides/testing.md.
 test-vm:
 	@scripts/prerequisites.sh test-vm
 	@scripts/test-vm.sh
+
+# What reads foreign bytes, fed with any, so long for each target. `make test` does it for some seconds.
+SECONDS = 60
+fuzz:
+	@scripts/prerequisites.sh fuzz
+	@scripts/fuzz.sh $(SECONDS)
 
 bench:
 	@scripts/prerequisites.sh bench

@@ -29,6 +29,7 @@ run | test | bench)
     need /usr/sbin/mkfs.ext4 e2fsprogs    # sandboxes with `storage: disk`
     ;;&
 test)
+    need_command c++ g++                  # libFuzzer itself is compiled
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     need /usr/lib/python3/dist-packages/pip python3-pip
     need /usr/bin/git git                 # programs that must run inside unchanged

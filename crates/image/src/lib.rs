@@ -13,6 +13,8 @@ mod archive;
 mod base;
 mod directory;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod layer;
 mod store;

@@ -7,7 +7,7 @@
 
 mod assemble;
 mod compile;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 mod policy;
 mod sandbox;
@@ -48,6 +48,15 @@ impl Filter {
     /// Number of instructions; the kernel takes 4096 at most.
     pub fn instructions(&self) -> usize {
         self.program.len()
+    }
+
+    /// What the program says to one call of the machine's own architecture, or of another; `None` where the kernel would not
+    /// load it. For the fuzzer.
+    #[cfg(feature = "fuzzing")]
+    pub fn answer(&self, own: bool, number: u32, arguments: &[u64; 6]) -> Option<u32> {
+        let program: Vec<_> = self.program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+        let architecture = if own { compile::OWN_ARCHITECTURE } else { !compile::OWN_ARCHITECTURE };
+        interpret::run(&program, architecture, number, arguments)
     }
 
     /// Puts the calling thread, and all it will ever fork or exec, under this filter. There is no way back.

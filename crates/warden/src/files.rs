@@ -41,8 +41,7 @@ pub(crate) fn start(
                     process::exit_now(1)
                 }
             };
-            let end = link.serve(request);
-            let done = link.send(Tag::End, &encode(&end));
+            let done = link.answer(request);
             process::exit_now(i32::from(done.is_err()))
         }
     }
@@ -83,9 +82,15 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn new(socket: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(socket: &OwnedFd) -> io::Result<Self> {
         let reader = BufReader::with_capacity(CHUNK, File::from(socket.try_clone()?));
         Ok(Self { reader, writer: File::from(socket.try_clone()?) })
+    }
+
+    /// Does what is asked and says how it ended.
+    pub(crate) fn answer(&mut self, request: &FileRequest) -> io::Result<()> {
+        let end = self.serve(request);
+        self.send(Tag::End, &encode(&end))
     }
 
     pub(crate) fn send(&mut self, tag: Tag, payload: &[u8]) -> io::Result<()> {
@@ -385,7 +390,7 @@ pub(crate) fn entry(path: &Path) -> io::Result<FileEntry> {
 }
 
 /// Refuses what is not a plain absolute path.
-fn clean(path: &str) -> Result<&Path, FileError> {
+pub(crate) fn clean(path: &str) -> Result<&Path, FileError> {
     let bad = |why: &str| FileError { code: FileErrorCode::BadPath, message: format!("path is not valid: {why}") };
     if path.contains('\0') {
         return Err(bad("it holds a NUL"));

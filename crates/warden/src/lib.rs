@@ -8,6 +8,8 @@ mod archive;
 mod daemon;
 mod exec;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod held;
 mod init;
 mod layers;

@@ -9,6 +9,7 @@ pub fn run(program: &[Instruction], architecture: u32, number: u32, arguments: &
     trace(program, architecture, number, arguments).map(|(answer, _)| answer)
 }
 
+#[cfg(test)]
 /// How many instructions a call without arguments costs.
 pub fn steps(program: &[Instruction], architecture: u32, number: u32) -> usize {
     trace(program, architecture, number, &[0; 6]).map_or(usize::MAX, |(_, steps)| steps)

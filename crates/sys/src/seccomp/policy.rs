@@ -14,6 +14,14 @@ pub enum Verdict {
     KillProcess,
 }
 
+#[cfg(feature = "fuzzing")]
+impl Verdict {
+    /// As a program returns it.
+    pub fn returned(self) -> u32 {
+        super::compile::returned(self)
+    }
+}
+
 /// What must hold of one argument.
 ///
 /// Where the kernel itself takes an `int` or `unsigned int`, the 32-bit forms are right and the 64-bit forms are a
