@@ -1,7 +1,7 @@
 //! Sandboxes: what is asked, and how they look.
 
 use crate::{Bytes, Cpus, ErrorCode, Invalid, Seconds};
-use csb_types::{Kind, Limits, Net, Phase, SandboxSpec, StartedBy, Upper, Usage};
+use csb_types::{IoLimits, Kind, Limits, Net, Phase, SandboxSpec, StartedBy, Upper, Usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -77,6 +77,42 @@ pub struct ResourcesRequest {
     /// Open descriptors of one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nofile: Option<u32>,
+    /// Share of a busy CPU beside other sandboxes, 1 to 10000; default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
+    /// How fast its disk may be used; only with `storage` `disk`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]
+    pub io: Option<IoRequest>,
+}
+
+/// How fast a disk may be used; 0 is no limit, and what is absent keeps its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IoRequest {
+    /// Bytes read a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_bps: Option<Bytes>,
+    /// Bytes written a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_bps: Option<Bytes>,
+    /// Reads a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_iops: Option<u64>,
+    /// Writes a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_iops: Option<u64>,
+}
+
+impl IoRequest {
+    fn over(self, base: IoLimits) -> IoLimits {
+        let put = |given: Option<u64>, base| given.map_or(base, |given| Some(given).filter(|given| *given > 0));
+        IoLimits {
+            read_bps: put(self.read_bps.map(|b| b.0), base.read_bps),
+            write_bps: put(self.write_bps.map(|b| b.0), base.write_bps),
+            read_iops: put(self.read_iops, base.read_iops),
+            write_iops: put(self.write_iops, base.write_iops),
+        }
+    }
 }
 
 impl ResourcesRequest {
@@ -89,6 +125,8 @@ impl ResourcesRequest {
             disk: self.disk.map_or(base.disk, |b| b.0),
             inodes: self.inodes.unwrap_or(base.inodes),
             nofile: self.nofile.unwrap_or(base.nofile),
+            cpu_weight: self.cpu_weight.or(base.cpu_weight),
+            io: self.io.unwrap_or_default().over(base.io),
         };
         limits.check().map_err(|e| Invalid::new(format!("resources: {e}")))?;
         Ok(limits)
@@ -110,6 +148,30 @@ pub struct ResourcesView {
     pub inodes: u64,
     /// Open descriptors of one process.
     pub nofile: u32,
+    /// Share of a busy CPU beside other sandboxes.
+    #[serde(default = "usual_weight")]
+    pub cpu_weight: u32,
+    /// How fast its disk may be used.
+    #[serde(default)]
+    pub io: IoView,
+}
+
+/// How fast a disk may be used; null is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct IoView {
+    /// Bytes read a second.
+    pub read_bps: Option<u64>,
+    /// Bytes written a second.
+    pub write_bps: Option<u64>,
+    /// Reads a second.
+    pub read_iops: Option<u64>,
+    /// Writes a second.
+    pub write_iops: Option<u64>,
+}
+
+/// The kernel's own.
+fn usual_weight() -> u32 {
+    100
 }
 
 impl From<&Limits> for ResourcesView {
@@ -121,6 +183,13 @@ impl From<&Limits> for ResourcesView {
             pids: l.pids,
             inodes: l.inodes,
             nofile: l.nofile,
+            cpu_weight: l.cpu_weight.unwrap_or_else(usual_weight),
+            io: IoView {
+                read_bps: l.io.read_bps,
+                write_bps: l.io.write_bps,
+                read_iops: l.io.read_iops,
+                write_iops: l.io.write_iops,
+            },
         }
     }
 }
@@ -398,6 +467,15 @@ mod tests {
     }
 
     #[test]
+    fn disk_speed_is_set_and_lifted_field_by_field() {
+        let io = |json: &str| serde_json::from_str::<IoRequest>(json).unwrap();
+        let first = io(r#"{"write_bps":"10m","read_iops":100}"#).over(IoLimits::default());
+        assert_eq!((first.write_bps, first.read_iops, first.read_bps), (Some(10 << 20), Some(100), None));
+        let second = io(r#"{"write_bps":0}"#).over(first);
+        assert_eq!(second, IoLimits { read_iops: Some(100), ..IoLimits::default() });
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_name() {
         for (json, part) in [
             (r#"{"tempalte":"host"}"#, "unknown field `tempalte`"),
@@ -413,6 +491,10 @@ mod tests {
             (r#"{"env":["A"]}"#, "invalid type"),
             (r#"{"resources":[1]}"#, "expected an object"),
             (r#"{"sandbox":"process"}"#, "expected an object"),
+            (r#"{"resources":{"io":{"write_bps":"1m"}}}"#, "unsupported: limits of disk speed"),
+            (r#"{"storage":"disk","resources":{"io":{"write_bps":1}}}"#, "io.write_bps = 1 is impossible"),
+            (r#"{"resources":{"io":{"wbps":1}}}"#, "unknown field `wbps`"),
+            (r#"{"resources":{"cpu_weight":10001}}"#, "cpu_weight = 10001 is impossible"),
         ] {
             let error = spec(json).unwrap_err();
             assert!(error.contains(part), "{json}: {error}");

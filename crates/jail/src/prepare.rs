@@ -2,7 +2,8 @@
 
 use crate::{Host, Step};
 use csb_sys::{
-    loopdev::LoopDevice,
+    cgroup::Device,
+    loopdev::{self, LoopDevice},
     ns::{IdRange, user_namespace},
 };
 use csb_types::Volume;
@@ -69,6 +70,13 @@ pub fn prepare(host: &Host, plan: &JailPlan, slot: u32) -> Result<Prepared, Fail
 }
 
 impl Prepared {
+    /// The disk that takes the sandbox's writes, and the one below it; none where they go to memory.
+    pub fn disks(&self) -> Option<(Device, Option<Device>)> {
+        let device = self.device.as_ref()?;
+        let own = Device { major: loopdev::MAJOR, minor: device.minor(), exclusive: true };
+        Some((own, Device::under(device.below())))
+    }
+
     /// What a child needs open to build the sandbox.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let namespaces = self.volumes.iter().filter_map(|(_, namespace)| namespace.as_ref());

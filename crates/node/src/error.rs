@@ -67,6 +67,12 @@ pub enum CreateError {
         /// What to do about it.
         hint: String,
     },
+    /// This host cannot do what was asked.
+    #[error("not supported: {what}")]
+    Unsupported {
+        /// What, and why not.
+        what: String,
+    },
     /// A step of building it failed.
     #[error("cannot build the sandbox: {step}: {message}")]
     Jail {
@@ -102,6 +108,9 @@ impl CreateError {
                 "disk space, or a kernel table such as mounts or namespaces",
                 "`csb doctor` shows the host's limits",
             ),
+            libc::ENOTSUP if failure.step == "limit the disk speed" => Self::Unsupported {
+                what: "limits of disk speed, for which this host gives the server no cgroup".into(),
+            },
             libc::EUSERS => room("user namespaces", "raise `user.max_user_namespaces`"),
             _ => Self::Jail { step: failure.step.clone(), message: failure.message.clone() },
         }

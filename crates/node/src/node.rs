@@ -35,6 +35,9 @@ const RECENT: Duration = Duration::from_secs(60);
 /// How long a template that was replaced stays, for those who have just looked it up.
 const TEMPLATE_GRACE: Duration = Duration::from_secs(300);
 
+/// More processes than this may be more than a host has.
+const MANY_PIDS: u32 = 8192;
+
 /// Waited for sandboxes to go when all are ended.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -449,6 +452,14 @@ impl Inner {
         if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
+        }
+        // Read only for those who ask for much: everybody else fits on any host.
+        if spec.limits.pids > MANY_PIDS
+            && let Some(most) = csb_sys::process::pids_for_sandboxes()
+            && spec.limits.pids > most
+        {
+            let what = format!("{} processes: this host has room for {most} of all sandboxes", spec.limits.pids);
+            return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
         }
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let id = SandboxId::random();

@@ -16,13 +16,14 @@
 mod files;
 mod group;
 mod host;
+mod io;
 mod root;
 
 pub use group::{Group, Limits, Usage};
 pub use host::{Controller, Hierarchy, Host, Loss, Version};
+pub use io::{Device, IoLimits};
 pub use root::Root;
 
-use std::io;
 use std::path::PathBuf;
 
 /// Something about a control group that the kernel refused.
@@ -34,11 +35,11 @@ pub struct CgroupError {
     /// On what.
     pub path: PathBuf,
     /// The kernel's answer.
-    pub source: io::Error,
+    pub source: std::io::Error,
 }
 
 impl CgroupError {
-    fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+    fn new(action: &'static str, path: impl Into<PathBuf>, source: impl Into<std::io::Error>) -> Self {
         Self { action, path: path.into(), source: source.into() }
     }
 }

@@ -10,6 +10,8 @@ use std::{
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Major number of loop devices.
+pub const MAJOR: u32 = 7;
 
 #[repr(C)]
 struct LoopInfo64 {
@@ -41,12 +43,15 @@ struct LoopConfig {
 pub struct LoopDevice {
     open: OwnedFd,
     path: String,
+    minor: u32,
+    below: u64,
 }
 
 impl LoopDevice {
     /// Attaches `file`.
     pub fn attach(file: impl AsFd) -> io::Result<Self> {
         let control = rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let below = rustix::fs::fstat(&file)?.st_dev;
         // Another process may take the number between the two calls: try a few times.
         for _ in 0..16 {
             // SAFETY: LOOP_CTL_GET_FREE takes no argument.
@@ -56,7 +61,7 @@ impl LoopDevice {
                 Ok(open) => open,
                 // No udev to make the node (in a container): make it ourselves.
                 Err(rustix::io::Errno::NOENT) => {
-                    let device = rustix::fs::makedev(7, number as u32);
+                    let device = rustix::fs::makedev(MAJOR, number as u32);
                     rustix::fs::mknodat(
                         rustix::fs::CWD,
                         &path,
@@ -76,7 +81,7 @@ impl LoopDevice {
                 check(libc::ioctl(open.as_raw_fd(), LOOP_CONFIGURE, &config))
             };
             match done {
-                Ok(_) => return Ok(Self { open, path }),
+                Ok(_) => return Ok(Self { open, path, minor: number as u32, below }),
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(e) => return Err(e),
             }
@@ -87,6 +92,16 @@ impl LoopDevice {
     /// The descriptor that keeps the device until it is mounted.
     pub fn as_raw_fd(&self) -> RawFd {
         self.open.as_raw_fd()
+    }
+
+    /// Its minor number; the major one of all loop devices is [`MAJOR`].
+    pub fn minor(&self) -> u32 {
+        self.minor
+    }
+
+    /// Device number of the file system that the file is on.
+    pub fn below(&self) -> u64 {
+        self.below
     }
 
     /// Path of the block device, `/dev/loopN`.

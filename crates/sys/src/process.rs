@@ -407,3 +407,12 @@ pub fn sealed_self() -> io::Result<OwnedFd> {
     rustix::fs::fcntl_add_seals(&to, seals)?;
     Ok(to.into())
 }
+
+/// Processes and threads that all sandboxes of this host may have together: what the kernel has ids and room for
+/// (`kernel.pid_max`, `kernel.threads-max`), less a sixteenth for the host. None where it does not say.
+pub fn pids_for_sandboxes() -> Option<u32> {
+    let read =
+        |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u32>().ok();
+    let most = read("pid_max")?.min(read("threads-max")?);
+    Some(most - most / 16)
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Debian's own: a `python3` found in PATH may be a script that forks.
 const PYTHON: &str = "/usr/bin/python3";
-const ROOMY: Limits = Limits { memory: 256 << 20, cpu_milli: 2000, pids: 64 };
+const ROOMY: Limits = Limits { memory: 256 << 20, cpu_milli: 2000, pids: 64, cpu_weight: None };
 
 struct Place {
     root: Root,
@@ -171,7 +171,7 @@ fn limits_move_both_ways_while_a_process_runs() {
     let group = place.group(&Limits { memory: 64 << 20, ..ROOMY });
     let mut sleeper = start(&group, "sleep", &["600"]);
     for memory in [512 << 20, 32 << 20, 128 << 20] {
-        group.set_limits(&Limits { memory, cpu_milli: 500, pids: 4 }).unwrap();
+        group.set_limits(&Limits { memory, cpu_milli: 500, pids: 4, cpu_weight: None }).unwrap();
     }
     let hog = start(&group, PYTHON, &["-c", "x = b'x' * (100 << 20); print(len(x))"]);
     assert_eq!(hog.wait_with_output().unwrap().stdout, b"104857600\n");
@@ -226,4 +226,27 @@ fn without_control_groups_everything_is_accepted_but_freezing() {
     assert_eq!(group.usage().unwrap(), Default::default());
     assert_eq!(group.freeze(true).unwrap_err().source.kind(), std::io::ErrorKind::Unsupported);
     group.remove().unwrap();
+}
+
+#[test]
+fn a_parent_limits_the_processes_of_all_its_groups_together() {
+    let place = Place::new("together");
+    place.root.limit_pids(9).unwrap();
+    let group = place.group(&ROOMY);
+    let code = "import os, time
+made = 0
+try:
+    while made < 40:
+        if os.fork() == 0:
+            time.sleep(600)
+        made += 1
+except OSError:
+    print(made, flush=True)
+time.sleep(600)";
+    let mut bomb = start(&group, PYTHON, &["-c", code]);
+    let mut line = String::new();
+    BufReader::new(bomb.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "8\n");
+    place.end(group);
+    assert_eq!(bomb.wait().unwrap().signal(), Some(libc::SIGKILL));
 }

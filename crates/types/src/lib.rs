@@ -13,6 +13,6 @@ pub use exec::{Command, DEFAULT_OUTPUT_BYTES, ExecPhase, ExecResult, ExecSpec, K
 pub use file::{FileEntry, FileError, FileErrorCode, FileKind};
 pub use id::{ExecId, IdError, SandboxId, SessionId};
 pub use language::{FILE_MARK, Language, LanguageError, Languages};
-pub use limits::{LimitError, Limits};
+pub use limits::{IoLimits, LimitError, Limits};
 pub use sandbox::{Kind, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage, Volume, WORKSPACE};
 pub use size::{SizeError, format_bytes, parse_bytes, parse_cpus, parse_duration};

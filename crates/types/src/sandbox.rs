@@ -89,6 +89,9 @@ pub enum SpecError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// Disk speed is limited of a sandbox without a disk.
+    #[error("limits of disk speed need writes that go to disk; this sandbox's go to memory")]
+    NoDisk,
     /// Something the kernel cannot take, such as a NUL.
     #[error("{what} is not valid: {rule}")]
     Value {
@@ -128,6 +131,9 @@ impl SandboxSpec {
     /// Refuses what could not be built. Pure: looks at nothing but the spec.
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;
+        if !self.limits.io.is_none() && self.decided_upper() == Upper::Memory {
+            return Err(SpecError::NoDisk);
+        }
         check_env(&self.env)?;
         if self.metadata.len() > 64
             || self.metadata.iter().any(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 2048)

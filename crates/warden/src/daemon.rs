@@ -135,6 +135,10 @@ fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io:
     let cgroups = cgroup::Host::detect()?.root(&group_name(data_dir, shared)).map_err(refused)?;
     if shared {
         clear_leftovers(&cgroups).map_err(refused)?;
+        // The sum of what sandboxes may have can be more than the host has; the host's own processes come first.
+        if let Some(most) = csb_sys::process::pids_for_sandboxes() {
+            cgroups.limit_pids(most).map_err(refused)?;
+        }
     }
     // A forked warden that was killed left its groups to nobody in particular.
     cgroups.sweep(FORKED_GROUP);

@@ -3,11 +3,11 @@
 use crate::init;
 use csb_jail::{Host, Prepared, Step, build, failure, prepare};
 use csb_sys::{
-    cgroup::{self, CgroupError, Group, Root},
+    cgroup::{self, CgroupError, Device, Group, Root},
     packet::Conn,
     process::{self, Fork, SIGKILL},
 };
-use csb_types::{Limits, Usage};
+use csb_types::{IoLimits, Limits, Usage};
 use csb_wire::{Failure, Jail, JailPlan, Mode};
 use std::{
     fs::File,
@@ -24,6 +24,8 @@ pub(crate) struct Held {
     /// Server's end of the init's control socket.
     pub(crate) control: Conn,
     pub(crate) group: Group,
+    /// The disk that takes its writes and the one below it, where they do not go to memory.
+    disks: Option<(Device, Option<Device>)>,
     pub(crate) slot: u32,
     /// Locks on what it is mounted from.
     pub(crate) _layers: Vec<Rc<File>>,
@@ -49,7 +51,12 @@ pub(crate) fn create(
 ) -> Result<Held, Failure> {
     let prepared = prepare(host, plan, slot)?;
     let group = cgroups.create(plan.id.as_str(), &limits(&plan.limits)).map_err(refused)?;
-    match start(host, plan, &prepared, &group, life) {
+    // Few sandboxes have one, and finding out what is below it takes reads of /sys.
+    let disks = prepared.disks();
+    let started = limit_disk(cgroups, &group, disks, &plan.limits.io)
+        .map_err(|error| failure("limit the disk speed", &error))
+        .and_then(|()| start(host, plan, &prepared, &group, life));
+    match started {
         Ok((pid, control)) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let jail = Jail {
@@ -60,7 +67,7 @@ pub(crate) fn create(
                 frozen: false,
                 first_uid: prepared.first_uid,
             };
-            Ok(Held { jail, control, group, slot, _layers: layers, waiting: Vec::new() })
+            Ok(Held { jail, control, group, disks, slot, _layers: layers, waiting: Vec::new() })
         }
         Err(failure) => {
             // The first error is the one to report; an empty group left behind is found again by `leftovers`.
@@ -71,7 +78,32 @@ pub(crate) fn create(
 }
 
 fn limits(of: &Limits) -> cgroup::Limits {
-    cgroup::Limits { memory: of.memory, cpu_milli: of.cpu_milli, pids: of.pids }
+    cgroup::Limits { memory: of.memory, cpu_milli: of.cpu_milli, pids: of.pids, cpu_weight: of.cpu_weight }
+}
+
+/// Limits the disk speed of a sandbox that asks for it, before it starts.
+fn limit_disk(cgroups: &Root, group: &Group, disks: Option<(Device, Option<Device>)>, io: &IoLimits) -> io::Result<()> {
+    if let Some((own, _)) = disks {
+        // A device passes from one sandbox to the next, and a warden that was killed took no rule away.
+        cgroups.forget_io(own).map_err(kernel)?;
+    }
+    if io.is_none() { Ok(()) } else { set_disk_speed(group, disks, io) }
+}
+
+/// Sets rules for both disks. Writes to the lower one are all writes to the upper one; reads are the template's, too.
+fn set_disk_speed(group: &Group, disks: Option<(Device, Option<Device>)>, io: &IoLimits) -> io::Result<()> {
+    let Some((own, below)) = disks else { return Err(io::Error::from_raw_os_error(libc::ENOTSUP)) };
+    let rules = cgroup::IoLimits {
+        read_bps: io.read_bps,
+        write_bps: io.write_bps,
+        read_iops: io.read_iops,
+        write_iops: io.write_iops,
+    };
+    group.set_io(own, &rules).map_err(kernel)?;
+    match below {
+        Some(below) => group.set_io(below, &rules.of_reads()).map_err(kernel),
+        None => Ok(()),
+    }
 }
 
 /// The kernel's answer, with the file it was about.
@@ -95,7 +127,10 @@ fn start(
     life: &OwnedFd,
 ) -> Result<(i32, Conn), Failure> {
     let (ours, theirs) = Conn::pair().step("make the control socket")?;
-    let joins = group.join_fds().map_err(refused)?;
+    let mut joins = group.join_fds().map_err(refused)?;
+    if !plan.limits.io.is_none() {
+        joins.extend(group.io_fd().map_err(refused)?);
+    }
     let directory = group.dir_fd().map_err(refused)?;
     let mut flags = NAMESPACES;
     // A rootless init has its rights only in a namespace of its own; its parent writes the maps, so it waits for them.
@@ -185,6 +220,10 @@ impl Held {
             self.freeze(false)?;
         }
         self.group.hasten();
+        if !self.jail.limits.io.is_none() {
+            // What it wrote last is written out at its pace, otherwise, and its end waits for that.
+            let _ = set_disk_speed(&self.group, self.disks, &IoLimits::default());
+        }
         process::kill(self.jail.pid, SIGKILL).map(drop)
     }
 
@@ -195,8 +234,12 @@ impl Held {
         Ok(())
     }
 
-    /// Changes what can be changed on a living sandbox: memory, CPU, processes.
+    /// Changes what can be changed on a living sandbox: memory, CPU, processes, disk speed.
     pub(crate) fn set_limits(&mut self, wanted: Limits) -> io::Result<()> {
+        if wanted.io != self.jail.limits.io {
+            set_disk_speed(&self.group, self.disks, &wanted.io)?;
+            self.jail.limits.io = wanted.io;
+        }
         self.group.set_limits(&limits(&wanted)).map_err(kernel)?;
         self.jail.limits = wanted;
         Ok(())

@@ -19,6 +19,8 @@ pub struct Limits {
     pub cpu_milli: u32,
     /// Processes and threads at once.
     pub pids: u32,
+    /// Share of a busy CPU beside other groups, 1 to 10000; none: the kernel's default, which is 100.
+    pub cpu_weight: Option<u32>,
 }
 
 /// What a group uses and has used; 0 where this host does not count.
@@ -55,6 +57,10 @@ pub struct Group {
 impl Group {
     pub(super) fn new(root: Root, id: &str) -> Self {
         Self { root, id: id.into() }
+    }
+
+    pub(super) fn root(&self) -> &Root {
+        &self.root
     }
 
     /// Its name.
@@ -105,6 +111,15 @@ impl Group {
                         self.write(tree, "cpu.cfs_quota_us", &quota.to_string())?;
                     }
                     Version::V2 => self.write(tree, "cpu.max", &format!("{quota} {PERIOD_MICROS}"))?,
+                }
+                match (limits.cpu_weight, tree.version) {
+                    (None, _) => {}
+                    // The default is 1024 there and 100 here; 2 is the least.
+                    (Some(weight), Version::V1) => {
+                        let shares = (u64::from(weight) * 1024 / 100).max(2);
+                        self.write(tree, "cpu.shares", &shares.to_string())?;
+                    }
+                    (Some(weight), Version::V2) => self.write(tree, "cpu.weight", &weight.to_string())?,
                 }
             }
             if tree.has(Controller::Pids) {
@@ -304,6 +319,16 @@ impl Group {
     pub fn remove(self) -> Result<(), CgroupError> {
         let deadline = Instant::now() + REMOVE_WAIT;
         let mut first = Ok(());
+        loop {
+            match self.remove_io() {
+                Ok(()) => break,
+                Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(200)),
+                Err(error) => {
+                    first = Err(CgroupError::new("remove the disk rules of", &*self.id, error));
+                    break;
+                }
+            }
+        }
         for tree in self.root.trees.iter() {
             loop {
                 match unlinkat(&tree.dir, &*self.id, AtFlags::REMOVEDIR) {
@@ -321,7 +346,7 @@ impl Group {
         first
     }
 
-    fn unified(&self) -> Option<&Tree> {
+    pub(super) fn unified(&self) -> Option<&Tree> {
         self.root.trees.iter().find(|tree| tree.version == Version::V2)
     }
 
@@ -333,7 +358,7 @@ impl Group {
         format!("{}/{file}", self.id)
     }
 
-    fn write(&self, tree: &Tree, file: &str, value: &str) -> Result<(), CgroupError> {
+    pub(super) fn write(&self, tree: &Tree, file: &str, value: &str) -> Result<(), CgroupError> {
         files::write(tree.dir.as_fd(), &self.path(file), value).map_err(|error| self.failed("write", tree, file, error))
     }
 
@@ -345,7 +370,7 @@ impl Group {
         files::number(&tree.dir, &self.path(file)).map_err(|error| self.failed("read", tree, file, error))
     }
 
-    fn processes(&self, tree: &Tree) -> Result<Vec<i32>, CgroupError> {
+    pub(super) fn processes(&self, tree: &Tree) -> Result<Vec<i32>, CgroupError> {
         let text = files::read_all(&tree.dir, &self.path("cgroup.procs"))
             .map_err(|error| self.failed("read", tree, "cgroup.procs", error))?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())

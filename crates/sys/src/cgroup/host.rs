@@ -19,15 +19,17 @@ pub enum Controller {
     Cpuacct,
     /// Freezing (v1 only; v2 always can).
     Freezer,
+    /// Disk speed.
+    Io,
 }
 
 impl Controller {
-    const EVERY: [Self; 5] = [Self::Memory, Self::Cpu, Self::Pids, Self::Cpuacct, Self::Freezer];
+    const EVERY: [Self; 6] = [Self::Memory, Self::Cpu, Self::Pids, Self::Cpuacct, Self::Freezer, Self::Io];
 
     /// Those that limit.
     pub(super) const LIMITS: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
 
-    /// As the kernel spells it.
+    /// As the kernel spells it; on v1 `io` is `blkio`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -35,12 +37,14 @@ impl Controller {
             Self::Pids => "pids",
             Self::Cpuacct => "cpuacct",
             Self::Freezer => "freezer",
+            Self::Io => "io",
         }
     }
 
     fn in_list<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Self> {
         let words: Vec<&str> = words.into_iter().collect();
-        Self::EVERY.into_iter().filter(|controller| words.contains(&controller.name())).collect()
+        let listed = |c: &Self| words.contains(&c.name()) || (*c == Self::Io && words.contains(&"blkio"));
+        Self::EVERY.into_iter().filter(listed).collect()
     }
 }
 
@@ -142,6 +146,7 @@ impl Host {
         lose(self.with(Controller::Memory).is_none(), "memory limits: a sandbox can use up the host's memory");
         lose(self.with(Controller::Cpu).is_none(), "CPU limits: a sandbox can use every CPU");
         lose(self.with(Controller::Pids).is_none(), "process limits: only the per-user limit stops a fork bomb");
+        lose(self.with(Controller::Io).is_none(), "limits of disk speed: a sandbox that asks for one is refused");
         let unified = self.unified().is_some();
         lose(
             !unified && self.with(Controller::Freezer).is_none(),
@@ -322,6 +327,6 @@ mod tests {
     fn a_host_without_control_groups_loses_every_limit() {
         assert_eq!(parse("22 27 0:21 / /proc rw - proc proc rw\n", ""), []);
         let host = Host { hierarchies: Vec::new() };
-        assert_eq!((host.layout(), host.losses().len()), ("none", 5));
+        assert_eq!((host.layout(), host.losses().len()), ("none", 6));
     }
 }

@@ -3,6 +3,7 @@
 
 use super::group::{Group, Limits};
 use super::host::{SUPERVISOR, is_top};
+use super::io::Io;
 use super::{CgroupError, Controller, Hierarchy, Host, Version, files};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, unlinkat};
 use rustix::io::Errno;
@@ -35,6 +36,7 @@ impl Tree {
 #[derive(Debug, Clone)]
 pub struct Root {
     pub(super) trees: Arc<Vec<Tree>>,
+    pub(super) io: Arc<Io>,
 }
 
 impl Host {
@@ -59,14 +61,15 @@ impl Host {
                 trees.push(tree(hierarchy, controllers, name)?);
             }
         }
-        Ok(Root { trees: Arc::new(trees) })
+        let io = Arc::new(Io::new(self.with(Controller::Io), name));
+        Ok(Root { trees: Arc::new(trees), io })
     }
 }
 
 impl Root {
     /// No control groups: its groups accept everything and do nothing.
     pub fn none() -> Self {
-        Self { trees: Arc::default() }
+        Self { trees: Arc::default(), io: Arc::new(Io::new(None, "")) }
     }
 
     /// What is enforced for groups below.
@@ -105,10 +108,19 @@ impl Root {
         Ok(Group::new(self.clone(), id))
     }
 
+    /// Limits the processes of all groups together; where processes are not counted, nothing.
+    pub fn limit_pids(&self, most: u32) -> Result<(), CgroupError> {
+        for tree in self.trees.iter().filter(|tree| tree.has(Controller::Pids)) {
+            files::write(&tree.dir, "pids.max", &most.to_string())
+                .map_err(|error| CgroupError::new("write", tree.path.join("pids.max"), error))?;
+        }
+        Ok(())
+    }
+
     /// Names of all groups below, also of those that a dead warden left.
     pub fn leftovers(&self) -> Result<Vec<String>, CgroupError> {
         let mut names = BTreeSet::new();
-        for tree in self.trees.iter() {
+        for tree in self.trees.iter().chain(self.io.made()) {
             let failed = |error: Errno| CgroupError::new("list", &tree.path, error);
             for entry in Dir::read_from(&tree.dir).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
@@ -124,8 +136,9 @@ impl Root {
     /// Removes parent groups beside this one whose name is `prefix` and the pid of a process that no longer exists, where
     /// nothing runs in them any more. What cannot be removed is left for the next time.
     pub fn sweep(&self, prefix: &str) {
-        for tree in self.trees.iter() {
-            let Some(beside) = tree.path.parent() else { continue };
+        let paths = self.trees.iter().map(|tree| tree.path.clone()).chain(self.io.path());
+        for path in paths {
+            let Some(beside) = path.parent() else { continue };
             let Ok(entries) = std::fs::read_dir(beside) else { continue };
             for entry in entries.flatten() {
                 let name = entry.file_name();
@@ -147,7 +160,7 @@ impl Root {
     /// Removes the parent group, which must have no group left below it. Goes on after a failure and reports the first.
     pub fn remove(self) -> Result<(), CgroupError> {
         let mut first = Ok(());
-        for tree in self.trees.iter() {
+        for tree in self.trees.iter().chain(self.io.made()) {
             match rustix::fs::rmdir(&tree.path) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) if first.is_ok() => {
