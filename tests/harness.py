@@ -43,10 +43,17 @@ def free_port() -> int:
 
 
 class Server:
-    """`csb serve` on a port and a data directory of its own."""
+    """`csb serve` on a port and a data directory of its own; with `disk`, on a file system of that size,
+    with `nofile`, with so many descriptors."""
 
-    def __init__(self, *flags: str, dev: bool = True, port: int = 0, **settings: str) -> None:
+    def __init__(
+        self, *flags: str, dev: bool = True, port: int = 0, disk: str = "", nofile: int = 0, **settings: str
+    ) -> None:
         self.data_dir = tempfile.mkdtemp(prefix="csb-test-")
+        self.mounted = bool(disk)
+        self.nofile = nofile
+        if disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk}", "csb-test", self.data_dir], check=True)
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.flags = [*(["--dev"] if dev else []), *flags]
@@ -58,6 +65,8 @@ class Server:
     def start(self) -> None:
         """Starts it (again) and waits until it answers."""
         command = [program(), "serve", "--listen", f"127.0.0.1:{self.port}", "--data-dir", self.data_dir, *self.flags]
+        if self.nofile:
+            command = ["prlimit", f"--nofile={self.nofile}:{self.nofile}", *command]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env)
         deadline = time.monotonic() + 30
@@ -115,6 +124,8 @@ class Server:
         )
         if ended.returncode:
             raise RuntimeError(f"csb warden stop: {ended.stderr}\n{self.said()}")
+        if self.mounted:
+            subprocess.run(["umount", self.data_dir], check=True)
         shutil.rmtree(self.data_dir)
         os.unlink(self.log)
 

@@ -86,15 +86,17 @@ codes! {
     ExecRunning = "exec_running", 409, "ask again with a longer `wait`, or read /output while it runs";
     /// The exec has ended.
     ExecEnded = "exec_ended", 409, "start a new exec";
-    /// The exec has no open stdin, or no terminal.
+    /// The exec was started without stdin, or without a terminal.
     ExecNotInteractive = "exec_not_interactive", 409, "start the exec with `stdin: true` or with `pty`";
+    /// The exec's stdin was open and is closed.
+    StdinClosed = "stdin_closed", 409, "nothing more can be written: it was closed by an earlier write or by the command; start a new exec";
     /// The idempotency key was used with another request.
     IdempotencyConflict = "idempotency_conflict", 409, "use a new Idempotency-Key for a new request";
     /// A limit of the sandbox is reached.
     SandboxLimit = "sandbox_limit", 409, "end processes in the sandbox, or raise its limits with PATCH /api/v1/sandboxes/{id}";
     /// The file helper in the sandbox was killed.
     FileInterrupted = "file_interrupted", 409, "something in the sandbox killed it or memory ran out; try again";
-    /// The sandbox ended while a stream was open.
+    /// The sandbox ended while the request was under way.
     SandboxGone = "sandbox_gone", 410, "create a new sandbox";
     /// The body is larger than allowed.
     PayloadTooLarge = "payload_too_large", 413, "send files with PUT /files, which streams, instead of inside JSON";
@@ -192,7 +194,11 @@ impl std::error::Error for Invalid {}
 
 impl From<csb_types::SpecError> for Invalid {
     fn from(error: csb_types::SpecError) -> Self {
-        Self::new(error.to_string())
+        let code = match error {
+            csb_types::SpecError::NoDisk => ErrorCode::Unsupported,
+            _ => ErrorCode::InvalidRequest,
+        };
+        Self { code, message: error.to_string() }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     warden::WardenError,
 };
 use csb_sys::packet::Conn;
-use csb_types::{ExecId, ExecSpec, Limits, Phase};
+use csb_types::{ExecId, ExecSpec, Limits, Phase, SpecError, Upper};
 use csb_wire::{Failure, FileRequest, FromInit, ToInit};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -359,11 +359,15 @@ impl Driver {
         }
         let now = self.sandbox.spec().limits.clone();
         if (limits.disk, limits.inodes, limits.nofile) != (now.disk, now.inodes, now.nofile) {
-            let what = "disk, inodes and nofile of a living sandbox cannot be changed; memory, cpu and pids can";
+            let what = "disk, inodes and nofile of a living sandbox cannot be changed; memory, cpu, cpu_weight, \
+                        pids and io can";
             return Err(OpError::Unsupported { what: what.into() });
         }
         if limits == now {
             return Ok(());
+        }
+        if !limits.io.is_none() && self.sandbox.spec().decided_upper() == Upper::Memory {
+            return Err(OpError::Unsupported { what: SpecError::NoDisk.to_string() });
         }
         let client = self.sandbox.link.client().map_err(warden_failed)?;
         client.set_limits(&self.sandbox.id, limits.clone()).await.map_err(warden_failed)?;

@@ -34,6 +34,12 @@ pub enum ExecError {
         /// As asked for.
         user: String,
     },
+    /// The host has no room for one more command.
+    #[error("this host has no room for another command: {what}")]
+    Capacity {
+        /// What is used up, in words.
+        what: String,
+    },
     /// A limit of the sandbox (or of this host) leaves no room for one more process.
     #[error("the sandbox's limit is reached: {what}")]
     Limit {
@@ -66,9 +72,12 @@ pub enum OpError {
     /// The exec has no terminal.
     #[error("the exec has no terminal")]
     NoPty,
-    /// The exec was started without an open stdin, or its stdin is closed.
-    #[error("the exec's stdin is not open")]
+    /// The exec was started without an open stdin.
+    #[error("the exec was started without stdin")]
     NoStdin,
+    /// Its stdin was closed before, by a writer or by the command itself.
+    #[error("the exec's stdin is closed")]
+    StdinClosed,
     /// The sandbox is gone.
     #[error("the sandbox is gone")]
     Gone,

@@ -169,7 +169,7 @@ impl Exec {
 
     /// Output from byte `from` of the combined stream on (0: from the start).
     pub fn output(&self, from: u64) -> OutputReader {
-        OutputReader { exec: self.clone(), cursor: Cursor::start(), from, files: [None, None] }
+        OutputReader { exec: self.clone(), cursor: Cursor::start(), from, files: [None, None], broken: false }
     }
 
     /// Bytes of output kept so far, both streams together.
@@ -199,14 +199,21 @@ impl Exec {
             return self.write_to(&master, &bytes).await;
         }
         let mut stdin = self.0.stdin.lock().await;
-        let Some(fd) = &*stdin else {
-            return Err(if self.0.result.get().is_some() { OpError::ExecEnded } else { OpError::NoStdin });
-        };
+        let Some(fd) = &*stdin else { return Err(self.without_stdin()) };
         let done = self.write_to(fd, &bytes).await;
         if done.is_err() {
             *stdin = None;
         }
         done
+    }
+
+    /// Why nothing can be written.
+    fn without_stdin(&self) -> OpError {
+        match self.0.result.get() {
+            Some(_) => OpError::ExecEnded,
+            None if self.0.spec.stdin => OpError::StdinClosed,
+            None => OpError::NoStdin,
+        }
     }
 
     fn master(&self) -> Result<Option<Arc<AsyncFd<OwnedFd>>>, OpError> {
@@ -225,7 +232,7 @@ impl Exec {
             };
             match written {
                 Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(OpError::NoStdin),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(OpError::StdinClosed),
                 Err(error) => return Err(OpError::Internal(format!("cannot write to the command's stdin: {error}"))),
             }
         }
@@ -238,7 +245,7 @@ impl Exec {
             return self.write_to(&master, &[END_OF_INPUT]).await;
         }
         if self.0.stdin.lock().await.take().is_none() {
-            return Err(if self.0.result.get().is_some() { OpError::ExecEnded } else { OpError::NoStdin });
+            return Err(self.without_stdin());
         }
         // Init keeps a copy of the write end: the command sees the end only when both are closed.
         self.ask(|reply| Command::CloseStdin { exec: self.0.id.clone(), reply }).await
@@ -276,6 +283,7 @@ pub struct OutputReader {
     cursor: Cursor,
     from: u64,
     files: [Option<Arc<File>>; 2],
+    broken: bool,
 }
 
 impl fmt::Debug for OutputReader {
@@ -285,31 +293,44 @@ impl fmt::Debug for OutputReader {
 }
 
 impl OutputReader {
-    /// The next piece; none once the exec has ended and all was delivered. May be dropped while it waits.
+    /// The next piece; none once the exec has ended and all was delivered, or when it cannot be read
+    /// ([`OutputReader::is_broken`] tells). May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Chunk> {
         let exec = self.exec.0.clone();
         loop {
             let changed = exec.spool.changed.notified();
             // Read before the order is: bytes that came before the end must not be taken for missing.
             let ended = exec.result.get().is_some();
-            if let Some(piece) = exec.spool.next(&mut self.cursor, self.from, READ) {
-                let mut bytes = vec![0; piece.len as usize];
-                if let Err(error) = self.file(piece.lane).and_then(|f| f.read_exact_at(&mut bytes, piece.offset)) {
-                    tracing::warn!(exec = %exec.id, %error, "cannot read kept output");
-                    return None;
-                }
-                let stream = match piece.lane {
-                    Lane::Out if exec.spec.pty.is_some() => Stream::Pty,
-                    Lane::Out => Stream::Stdout,
-                    Lane::Err => Stream::Stderr,
-                };
-                return Some(Chunk { seq: piece.seq, stream, bytes: bytes.into() });
-            }
-            if ended {
-                return None;
+            let piece = self.next_now();
+            if piece.is_some() || ended || self.broken {
+                return piece;
             }
             changed.await;
         }
+    }
+
+    /// The next piece that is there already.
+    pub fn next_now(&mut self) -> Option<Chunk> {
+        let exec = self.exec.0.clone();
+        let piece = exec.spool.next(&mut self.cursor, self.from, READ)?;
+        let mut bytes = vec![0; piece.len as usize];
+        if let Err(error) = self.file(piece.lane).and_then(|f| f.read_exact_at(&mut bytes, piece.offset)) {
+            tracing::warn!(exec = %exec.id, %error, "cannot read kept output");
+            self.broken = true;
+            return None;
+        }
+        exec.spool.read(&piece);
+        let stream = match piece.lane {
+            Lane::Out if exec.spec.pty.is_some() => Stream::Pty,
+            Lane::Out => Stream::Stdout,
+            Lane::Err => Stream::Stderr,
+        };
+        Some(Chunk { seq: piece.seq, stream, bytes: bytes.into() })
+    }
+
+    /// Whether output that was kept could not be read: what was delivered is not all.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     fn file(&mut self, lane: Lane) -> io::Result<&File> {

@@ -34,6 +34,34 @@ fn silent() -> FileError {
     interrupted("the file helper in the sandbox stopped answering")
 }
 
+/// Why nothing can be done to files in this phase.
+fn not_now(phase: Phase) -> FileError {
+    match phase {
+        Phase::Running => interrupted("the operation was not done"),
+        Phase::Paused => FileError { code: FileErrorCode::Paused, message: "the sandbox is paused".into() },
+        Phase::Releasing | Phase::Gone => {
+            FileError { code: FileErrorCode::Gone, message: "the sandbox is gone".into() }
+        }
+    }
+}
+
+/// How long the news of a sandbox's end may take after its helper's.
+const NEWS: Duration = Duration::from_millis(100);
+
+/// An interruption is the sandbox's, where that was paused or has ended meanwhile.
+pub(crate) async fn blame<T>(sandbox: &Sandbox, result: Result<T, FileError>) -> Result<T, FileError> {
+    let Err(error) = result else { return result };
+    if error.code != FileErrorCode::Interrupted {
+        return Err(error);
+    }
+    let mut phase = sandbox.phase.subscribe();
+    let _ = timeout(NEWS, phase.wait_for(|phase| *phase != Phase::Running)).await;
+    Err(match sandbox.phase() {
+        Phase::Running => error,
+        phase => not_now(phase),
+    })
+}
+
 fn vanished() -> FileError {
     interrupted("the file helper in the sandbox ended before the operation was done")
 }
@@ -62,8 +90,7 @@ impl FileCall {
     pub(crate) fn open(sandbox: &Sandbox, user: Option<&str>, request: FileRequest) -> Result<Self, FileError> {
         match sandbox.phase() {
             Phase::Running => {}
-            Phase::Paused => return Err(interrupted("the sandbox is paused; resume it first")),
-            Phase::Releasing | Phase::Gone => return Err(interrupted("the sandbox is gone")),
+            phase => return Err(not_now(phase)),
         }
         let io = |error: io::Error| FileError {
             code: FileErrorCode::Io,
@@ -74,7 +101,7 @@ impl FileCall {
         ours.set_nonblocking(true).map_err(io)?;
         let stream = UnixStream::from_std(ours).map_err(io)?;
         let command = Command::File { user: user.map(Into::into), request: Box::new(request), fd: theirs.into() };
-        sandbox.commands.send(command).map_err(|_| interrupted("the sandbox is gone"))?;
+        sandbox.commands.send(command).map_err(|_| not_now(Phase::Gone))?;
         Ok(Self { stream, idle: IDLE })
     }
 
@@ -187,6 +214,8 @@ fn parse_end(payload: &[u8]) -> Result<Reply, FileError> {
     let end: Result<FileReply, FileError> = csb_wire::decode(payload).map_err(|_| hostile())?;
     match end {
         Ok(reply) => Ok(Reply { bytes: reply.bytes, entry: reply.entry, truncated: reply.truncated }),
+        // Only we know that.
+        Err(FileError { code: FileErrorCode::Paused | FileErrorCode::Gone, .. }) => Err(hostile()),
         Err(mut error) => {
             if error.message.len() > MOST_MESSAGE {
                 let cut = error.message.floor_char_boundary(MOST_MESSAGE);

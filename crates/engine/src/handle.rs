@@ -4,7 +4,7 @@ use crate::{
     Exec, ExecError, FileReader, OpError,
     driver::{Command, Driver},
     exec,
-    files::FileCall,
+    files::{FileCall, Reply, blame},
     journal::{Entry, Journal},
     spool::Home,
     verdict::Counters,
@@ -71,7 +71,7 @@ pub(crate) struct Sandbox {
     pub(crate) link: Arc<Link>,
     pub(crate) home: Arc<Home>,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
-    phase: watch::Sender<Phase>,
+    pub(crate) phase: watch::Sender<Phase>,
     meta: Mutex<Meta>,
     execs: Mutex<VecDeque<Arc<exec::Shared>>>,
     counters: Mutex<(Counters, bool)>,
@@ -265,7 +265,7 @@ impl Handle {
         self.ask(|reply| Command::Freeze { frozen: false, reply }).await
     }
 
-    /// Changes memory, CPU and pids limits; the others must stay as they are.
+    /// Changes limits of memory, CPU, pids and disk speed; the others must stay as they are.
     pub async fn set_limits(&self, limits: Limits) -> Result<(), OpError> {
         limits.check().map_err(SpecError::from)?;
         self.ask(|reply| Command::SetLimits { limits: Box::new(limits), reply }).await
@@ -302,7 +302,7 @@ impl Handle {
     }
 
     async fn entry(&self, user: Option<&str>, request: FileRequest) -> Result<FileEntry, FileError> {
-        self.call(user, request)?.entry().await
+        blame(&self.shared, self.call(user, request)?.entry().await).await
     }
 
     /// Streams a regular file; `length` none: to its end. `user` none: uid 1000, here and below.
@@ -313,7 +313,8 @@ impl Handle {
         offset: u64,
         length: Option<u64>,
     ) -> Result<FileReader, FileError> {
-        self.call(user, FileRequest::Read { path: path.into(), offset, length })?.download(length).await
+        let call = self.call(user, FileRequest::Read { path: path.into(), offset, length })?;
+        blame(&self.shared, call.download(length).await).await
     }
 
     /// Replaces a file at once, or appends to it. An error in `body` leaves the old file.
@@ -325,7 +326,8 @@ impl Handle {
         append: bool,
         body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<FileEntry, FileError> {
-        self.call(user, FileRequest::Write { path: path.into(), mode, append })?.upload(body).await?.into_entry()
+        let call = self.call(user, FileRequest::Write { path: path.into(), mode, append })?;
+        blame(&self.shared, call.upload(body).await.and_then(Reply::into_entry)).await
     }
 
     /// Entries of a directory sorted by path, and whether `limit` cut the list. `depth` 1: the directory itself.
@@ -336,7 +338,8 @@ impl Handle {
         depth: u32,
         limit: u32,
     ) -> Result<(Vec<FileEntry>, bool), FileError> {
-        self.call(user, FileRequest::List { path: path.into(), depth, limit })?.list(limit).await
+        let call = self.call(user, FileRequest::List { path: path.into(), depth, limit })?;
+        blame(&self.shared, call.list(limit).await).await
     }
 
     /// One entry; links are not followed.
@@ -356,12 +359,14 @@ impl Handle {
 
     /// Removes a file, a link or a directory.
     pub async fn remove_file(&self, user: Option<&str>, path: &str, recursive: bool) -> Result<(), FileError> {
-        self.call(user, FileRequest::Remove { path: path.into(), recursive })?.end().await.map(drop)
+        let call = self.call(user, FileRequest::Remove { path: path.into(), recursive })?;
+        blame(&self.shared, call.end().await.map(drop)).await
     }
 
     /// Streams a directory or file as a tar archive.
     pub async fn pack(&self, user: Option<&str>, path: &str) -> Result<FileReader, FileError> {
-        self.call(user, FileRequest::Pack { path: path.into() })?.download(None).await
+        let call = self.call(user, FileRequest::Pack { path: path.into() })?;
+        blame(&self.shared, call.download(None).await).await
     }
 
     /// Unpacks a tar archive below a directory; returns the bytes of file content written.
@@ -371,6 +376,7 @@ impl Handle {
         path: &str,
         body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<u64, FileError> {
-        Ok(self.call(user, FileRequest::Unpack { path: path.into() })?.upload(body).await?.bytes)
+        let call = self.call(user, FileRequest::Unpack { path: path.into() })?;
+        blame(&self.shared, call.upload(body).await.map(|reply| reply.bytes)).await
     }
 }

@@ -61,6 +61,8 @@ impl StartV1 {
             pty: self.pty,
             timeout: self.timeout_usec.map(Duration::from_micros),
             max_output: self.max_output,
+            // What has a journal outlives its reader.
+            stream: false,
         }
     }
 }

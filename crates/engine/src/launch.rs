@@ -118,7 +118,7 @@ impl Driver {
         let id = ExecId::random();
         let plan = plan::exec_plan(id.clone(), &self.sandbox.spec(), &spec);
         let no_pipes = |error: io::Error| match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => ExecError::Limit { what: "open descriptors of the server".into() },
+            Some(libc::EMFILE | libc::ENFILE) => ExecError::Capacity { what: "open descriptors of the server".into() },
             _ => ExecError::Internal(format!("cannot make its pipes: {error}")),
         };
         let mut pipes = Pipes::open(&plan).map_err(no_pipes)?;
@@ -158,7 +158,10 @@ impl Driver {
 
     /// An exec with `spool`, or with an empty one.
     pub(crate) fn exec(&self, id: ExecId, spec: ExecSpec, started_ms: i64, spool: Option<Spool>) -> Arc<Shared> {
-        let spool = spool.unwrap_or_else(|| Spool::new(self.sandbox.home.clone(), id.clone()));
+        let mut spool = spool.unwrap_or_else(|| Spool::new(self.sandbox.home.clone(), id.clone()));
+        if spec.stream {
+            spool = spool.streamed();
+        }
         let (counters, stale) = self.sandbox.counters();
         // What other execs do meanwhile is not this one's doing, but looks like it.
         let baseline = Baseline { counters, stale: stale || !self.live.is_empty() };

@@ -64,7 +64,7 @@ impl Pump {
                 Woken::Paced => paced = None,
                 Woken::Ready(lane) => {
                     let wait = match self.take(&mut writer, lane) {
-                        Taken::Dropped(_) => true,
+                        Taken::Dropped(_) | Taken::Waits => true,
                         Taken::Kept(bytes) => bytes < FEW_BYTES && writer.switches() > MANY_SWITCHES,
                         // Its users may open it again as long as they run.
                         Taken::Ended if terminal && running => true,
@@ -78,7 +78,10 @@ impl Pump {
                 }
                 Woken::Exit(exit) => {
                     for lane in Lane::BOTH {
-                        self.drain(&mut writer, lane);
+                        // A reader that does not come back is one who releases the sandbox.
+                        while self.drain(&mut writer, lane) && self.sandbox.phase() == Phase::Running {
+                            tokio::time::sleep(PACE).await;
+                        }
                     }
                     let result = self.conclude(exit).await;
                     self.exec.publish(result);
@@ -111,8 +114,9 @@ impl Pump {
         })
     }
 
-    /// What its first process wrote is in the pipe now; what others write meanwhile is not waited for.
-    fn drain(&mut self, writer: &mut Writer, lane: Lane) {
+    /// What its first process wrote is in the pipe now; what others write meanwhile is not waited for. Whether the
+    /// reader is to catch up before the rest is taken.
+    fn drain(&mut self, writer: &mut Writer, lane: Lane) -> bool {
         let mut moved = 0;
         while moved < PIPE
             && let Some(source) = &self.sources[lane as usize]
@@ -120,10 +124,12 @@ impl Pump {
             // Not through tokio, which may not have heard yet that there is something.
             match self.or_ended(writer.take(lane, source.get_ref())) {
                 Taken::Kept(bytes) | Taken::Dropped(bytes) => moved += bytes,
+                Taken::Waits => return true,
                 Taken::Empty => break,
                 Taken::Ended => self.sources[lane as usize] = None,
             }
         }
+        false
     }
 
     async fn conclude(&self, exit: Exit) -> ExecResult {

@@ -118,11 +118,25 @@ impl Home {
 const EXTENSIONS: [&str; 2] = ["out", "err"];
 const INDEX: &str = "idx";
 
-/// One exec's output. Written by one `Writer`, read by any number of readers.
+/// What a reader of a streamed exec may lag behind.
+const WINDOW: u64 = 32 << 20;
+/// What was read is given back to the file system in pieces of this size.
+const GIVE_BACK: u64 = 8 << 20;
+
+/// How far the only reader of a streamed exec is.
+#[derive(Debug, Default)]
+struct Streamed {
+    seq: AtomicU64,
+    /// Bytes of each file that were given back.
+    given_back: [AtomicU64; 2],
+}
+
+/// One exec's output. Written by one `Writer`, read by any number of readers; streamed, by one.
 #[derive(Debug)]
 pub(crate) struct Spool {
     home: Arc<Home>,
     id: ExecId,
+    streamed: Option<Streamed>,
     state: Mutex<State>,
     /// Woken when bytes were added, and by whoever else wants readers to look again.
     pub(crate) changed: Notify,
@@ -141,7 +155,30 @@ struct State {
 impl Spool {
     pub(crate) fn new(home: Arc<Home>, id: ExecId) -> Self {
         let state = State { order: Order::new(), dropped: false, records: 0, pinned: false, files: [None, None] };
-        Self { home, id, state: Mutex::new(state), changed: Notify::new() }
+        Self { home, id, streamed: None, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// For one reader: what that has is not kept, and the writer waits for it. Not where output must outlive a server.
+    pub(crate) fn streamed(self) -> Self {
+        let streamed = (!self.home.durable).then(Streamed::default);
+        Self { streamed, ..self }
+    }
+
+    /// The only reader has this piece.
+    pub(crate) fn read(&self, piece: &Piece) {
+        let Some(streamed) = &self.streamed else { return };
+        streamed.seq.store(piece.seq, Ordering::Relaxed);
+        let (lane, end) = (piece.lane as usize, (piece.offset + piece.len) / 4096 * 4096);
+        let begin = streamed.given_back[lane].load(Ordering::Relaxed);
+        let file = self.lock().files[lane].clone();
+        if end >= begin + GIVE_BACK
+            && let Some(file) = file
+        {
+            // Where the file system cannot do it the file grows on, and a full disk is told like any other.
+            let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+            let _ = rustix::fs::fallocate(&*file, flags, begin, end - begin);
+            streamed.given_back[lane].store(end, Ordering::Relaxed);
+        }
     }
 
     /// What an earlier server spooled.
@@ -274,6 +311,8 @@ pub(crate) enum Taken {
     Kept(usize),
     /// Took and dropped so many bytes: the spool is full.
     Dropped(usize),
+    /// Took nothing: the reader is to catch up first.
+    Waits,
     /// Nothing there now.
     Empty,
     /// Nothing there, and no writer left.
@@ -305,7 +344,13 @@ impl Writer {
             let state = self.spool.lock();
             (state.order.len(), state.order.switches())
         };
-        if self.failed || switches >= MOST_SWITCHES {
+        if self.failed {
+            return 0;
+        }
+        if let Some(streamed) = &self.spool.streamed {
+            return (streamed.seq.load(Ordering::Relaxed) + WINDOW).saturating_sub(len);
+        }
+        if switches >= MOST_SWITCHES {
             return 0;
         }
         let shared = MOST_PER_SANDBOX.saturating_sub(self.spool.home.used.load(Ordering::Relaxed));
@@ -320,6 +365,9 @@ impl Writer {
     /// Moves what `source` has now, a bounded piece of it at most.
     pub(crate) fn take(&mut self, lane: Lane, source: impl AsFd) -> io::Result<Taken> {
         let room = self.room();
+        if room == 0 && self.spool.streamed.is_some() && !self.failed {
+            return Ok(Taken::Waits);
+        }
         if room == 0 {
             return self.drop_some(source);
         }

@@ -55,9 +55,13 @@ pub struct App {
     pub stopping: CancellationToken,
     /// Work that goes on when its caller has hung up.
     pub tasks: TaskTracker,
+    /// When this server began, ms since 1970.
+    started_ms: i64,
     owners: Arc<Owners>,
     session_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     probes: Mutex<HashMap<(String, String), Result<(), String>>>,
+    /// Held while a sandbox is made to try a language.
+    probing: tokio::sync::Mutex<()>,
 }
 
 impl App {
@@ -68,9 +72,11 @@ impl App {
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            started_ms: crate::db::now_ms(),
             owners: Arc::default(),
             session_locks: Mutex::default(),
             probes: Mutex::default(),
+            probing: tokio::sync::Mutex::default(),
             config,
             db,
             node,
@@ -174,27 +180,29 @@ impl App {
     }
 
     /// Templates of this host.
-    pub fn templates(&self) -> Vec<TemplateView> {
-        let languages = |template: &str| {
-            let known = self.config.languages.iter().filter(|language| self.has_program(template, language));
-            known.map(|language| language.name.clone()).collect()
-        };
-        self.node
-            .templates()
-            .into_iter()
-            .map(|t| TemplateView {
+    pub async fn templates(&self) -> Vec<TemplateView> {
+        let mut views = Vec::new();
+        for t in self.node.templates() {
+            let mut languages = Vec::new();
+            for language in self.config.languages.iter() {
+                if self.has_program(&t.name, language) && self.runs(&t.name, language).await {
+                    languages.push(language.name.clone());
+                }
+            }
+            views.push(TemplateView {
                 source: match t.source {
                     TemplateSource::Host => "host".into(),
                     TemplateSource::Directory => "directory".into(),
                     TemplateSource::Tar => "tar".into(),
                 },
-                languages: languages(&t.name),
+                languages,
                 created_at: (t.created_ms > 0).then(|| time_from_ms(t.created_ms)),
                 name: t.name,
                 aliases: t.aliases,
                 bytes: t.bytes,
-            })
-            .collect()
+            });
+        }
+        views
     }
 
     /// Whether a template has what runs a language; not whether that is new enough.

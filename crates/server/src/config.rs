@@ -137,7 +137,7 @@ impl Sources {
 }
 
 /// Variables of the client programs, which share the prefix.
-const CLIENT_ENV: [&str; 6] = ["CSB_URL", "CSB_API_KEY", "CSB_TOKEN", "CSB_USER", "CSB_CONFIG", "CSB_BIN"];
+const CLIENT_ENV: [&str; 6] = ["CSB_SERVER", "CSB_API_KEY", "CSB_TOKEN", "CSB_USER", "CSB_CONFIG", "CSB_BIN"];
 
 impl Config {
     /// Reads all sources; a later one overrides an earlier one.
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn misspelt_variables_are_found() {
-        let config = load("", &[("CSB_LISTNE", "x"), ("CSB_URL", "y")], &[]).unwrap();
+        let config = load("", &[("CSB_LISTNE", "x"), ("CSB_SERVER", "y")], &[]).unwrap();
         assert_eq!(config.unknown_env, ["CSB_LISTNE"]);
     }
 

@@ -8,7 +8,7 @@ mod keys;
 mod sandboxes;
 mod sessions;
 
-pub use idempotency::{Claim, KeyAnswer, Stored};
+pub use idempotency::{Claim, EXEC_CLAIM, KeyAnswer, Stored};
 pub use keys::{KeyRow, NewKey};
 pub use sandboxes::{NewSandbox, SandboxRow};
 pub use sessions::SessionRow;

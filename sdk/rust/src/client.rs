@@ -3,7 +3,7 @@
 use crate::{
     Error, Sandbox, Session,
     request::idempotency_key,
-    transport::{Repeat, TRIES, Transport},
+    transport::{IDEMPOTENCY_KEY, Repeat, TRIES, Transport},
 };
 use csb_api::{
     Items, KeyRequest, KeySecretView, KeyView, LanguageView, Page, PoolView, SandboxRequest, SandboxView,
@@ -111,7 +111,26 @@ impl ClientBuilder {
     }
 }
 
+/// Names the server, for every client.
+pub const SERVER_VARIABLE: &str = "CSB_SERVER";
+/// Holds an API key, for every client.
+pub const API_KEY_VARIABLE: &str = "CSB_API_KEY";
+/// Holds a token, for every client; an API key wins.
+pub const TOKEN_VARIABLE: &str = "CSB_TOKEN";
+/// Where a server is unless told otherwise.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
+
 impl Client {
+    /// Starts from what `CSB_SERVER`, `CSB_API_KEY` and `CSB_TOKEN` say, as `csb` and the Python SDK do.
+    pub fn from_env() -> ClientBuilder {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let server = variable(SERVER_VARIABLE).unwrap_or_else(|| DEFAULT_SERVER.into());
+        match variable(API_KEY_VARIABLE) {
+            Some(key) => Self::builder(server).api_key(key),
+            None => Self::builder(server).token(variable(TOKEN_VARIABLE)),
+        }
+    }
+
     /// Starts from a server's address, such as `http://127.0.0.1:8080`.
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
@@ -149,7 +168,7 @@ impl Client {
         let key = idempotency_key();
         self.transport
             .json("create a sandbox", Repeat::Always, || {
-                self.transport.request(Method::POST, "/api/v1/sandboxes").header("Idempotency-Key", &key).json(request)
+                self.transport.request(Method::POST, "/api/v1/sandboxes").header(IDEMPOTENCY_KEY, &key).json(request)
             })
             .await
     }
@@ -192,7 +211,7 @@ impl Client {
         let view: SessionView = self
             .transport
             .json("create a session", Repeat::Always, || {
-                self.transport.request(Method::POST, "/api/v1/sessions").header("Idempotency-Key", &key).json(request)
+                self.transport.request(Method::POST, "/api/v1/sessions").header(IDEMPOTENCY_KEY, &key).json(request)
             })
             .await?;
         Ok(Session::new(self.clone(), view.session_id))

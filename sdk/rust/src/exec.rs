@@ -106,6 +106,11 @@ impl Exec {
         OutputStream::of(self.clone(), from)
     }
 
+    /// Its output from byte `from` that is there now; of one that has ended, all of it.
+    pub fn output_so_far(&self, from: u64) -> OutputStream {
+        OutputStream::of(self.clone(), from).so_far()
+    }
+
     /// A two-way connection: output from byte `from`, stdin, resize, signals.
     pub async fn attach(&self, from: u64) -> Result<Attachment, Error> {
         Attachment::open(self.clone(), from).await

@@ -1,13 +1,14 @@
 //! A command's output as it comes, across lost connections: no byte lost, none twice.
 
 use crate::{
-    Error, Exec, Sandbox,
+    ApiError, Error, Exec, Sandbox,
     exec::decode,
+    request::idempotency_key,
     sse::{SseEvent, SseParser},
-    transport::{Repeat, parse},
+    transport::{IDEMPOTENCY_KEY, Repeat, parse},
 };
 use bytes::Bytes;
-use csb_api::{ExecView, OutputEvent};
+use csb_api::{ErrorBody, ExecView, OutputEvent};
 use csb_types::Stream;
 use futures_util::{StreamExt, stream::BoxStream};
 use reqwest::{Method, Response, header::ACCEPT};
@@ -37,6 +38,7 @@ pub struct OutputStream {
     parser: SseParser,
     ready: VecDeque<SseEvent>,
     fruitless: u32,
+    follow: bool,
     end: Option<ExecView>,
 }
 
@@ -45,6 +47,7 @@ impl OutputStream {
         Self {
             exec,
             position,
+            follow: true,
             connection: None,
             parser: SseParser::default(),
             ready: VecDeque::new(),
@@ -53,13 +56,20 @@ impl OutputStream {
         }
     }
 
+    /// Ends with what is there when the server is asked.
+    pub(crate) fn so_far(self) -> Self {
+        Self { follow: false, ..self }
+    }
+
     /// Starts a command and reads its `start` event, after which the stream can re-attach.
     pub(crate) async fn start(sandbox: &Sandbox, path: &str, request: &impl Serialize) -> Result<Self, Error> {
         const WHAT: &str = "start a command";
         let transport = &sandbox.client.transport;
+        let key = idempotency_key();
         let response = transport
-            .send(WHAT, Repeat::UnlessSeen, || {
-                transport.request(Method::POST, path).header(ACCEPT, "text/event-stream").json(request)
+            .send(WHAT, Repeat::Always, || {
+                let request = transport.request(Method::POST, path).header(IDEMPOTENCY_KEY, &key).json(request);
+                request.header(ACCEPT, "text/event-stream")
             })
             .await?;
         let mut stream = Self::of(Exec::new(sandbox, String::new()), 0);
@@ -86,7 +96,7 @@ impl OutputStream {
         self.position
     }
 
-    /// How the exec ended, once [`OutputStream::next`] has returned none.
+    /// How the exec ended (or, of [`Exec::output_so_far`], how it is), once [`OutputStream::next`] has returned none.
     pub fn end(&self) -> Option<&ExecView> {
         self.end.as_ref()
     }
@@ -140,6 +150,7 @@ impl OutputStream {
                     .request(Method::GET, &path)
                     .header(ACCEPT, "text/event-stream")
                     .query(&[("from", self.position)])
+                    .query(&[("follow", self.follow)])
             })
             .await?;
         self.connect(response);
@@ -169,6 +180,14 @@ impl OutputStream {
             "end" => {
                 self.end = Some(parse(event.data.as_bytes())?);
                 return Ok(None);
+            }
+            "running" if !self.follow => {
+                self.end = Some(parse(event.data.as_bytes())?);
+                return Ok(None);
+            }
+            "error" => {
+                let body: ErrorBody = parse(event.data.as_bytes())?;
+                return Err(Error::Api(Box::new(ApiError::of_stream(body.error))));
             }
             // The exec's own `start`, and what later servers may add.
             _ => return Ok(None),

@@ -67,7 +67,7 @@ impl Sandbox {
         let sent =
             transport.send("release a sandbox", Repeat::Always, || transport.request(Method::DELETE, &self.path)).await;
         match sent {
-            Err(error) if error.code() == Some("sandbox_not_found") => Ok(()),
+            Err(error) if matches!(error.code(), Some("sandbox_not_found" | "sandbox_gone")) => Ok(()),
             other => other.map(drop),
         }
     }
@@ -94,7 +94,7 @@ impl Sandbox {
 
     async fn run_at(&self, leaf: &str, request: &impl Serialize) -> Result<ExecResultView, Error> {
         let path = format!("{}/{leaf}", self.path);
-        self.client.transport.post("run a command", Repeat::UnlessSeen, &path, request).await
+        self.client.transport.start("run a command", &path, request).await
     }
 
     /// Starts a command and returns at once.
@@ -109,7 +109,7 @@ impl Sandbox {
 
     async fn start_at(&self, leaf: &str, request: &impl Serialize) -> Result<Exec, Error> {
         let path = format!("{}/{leaf}", self.path);
-        let view: ExecView = self.client.transport.post("start a command", Repeat::UnlessSeen, &path, request).await?;
+        let view: ExecView = self.client.transport.start("start a command", &path, request).await?;
         Ok(Exec::new(self, view.exec_id))
     }
 

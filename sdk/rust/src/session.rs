@@ -37,7 +37,7 @@ impl Session {
     pub async fn execute(&self, request: &SessionExecuteRequest) -> Result<ExecResultView, Error> {
         let path = format!("{}/execute", self.path);
         let request = SessionExecuteRequest { stream: Some(false), ..request.clone() };
-        self.client.transport.post("run code", Repeat::UnlessSeen, &path, &request).await
+        self.client.transport.start("run code", &path, &request).await
     }
 
     /// The result of an earlier execution.

@@ -1,6 +1,6 @@
 //! One request and its answer: credentials, retries, errors. Knows nothing of what the requests mean.
 
-use crate::{ApiError, Error};
+use crate::{ApiError, Error, request::idempotency_key};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -13,6 +13,9 @@ pub(crate) enum Repeat {
     /// Only while the server cannot have acted on it.
     UnlessSeen,
 }
+
+/// The header by which a server knows a request that it was sent before.
+pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// How often a request is sent at most, unless the caller says otherwise.
 pub(crate) const TRIES: u32 = 4;
@@ -90,6 +93,18 @@ impl Transport {
         self.json(what, repeat, || self.request(Method::POST, path).json(body)).await
     }
 
+    /// Starts a command, also over a connection that breaks: by the key the server starts it once.
+    pub(crate) async fn start<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Error> {
+        let key = idempotency_key();
+        let build = || self.request(Method::POST, path).header(IDEMPOTENCY_KEY, &key).json(body);
+        self.json(what, Repeat::Always, build).await
+    }
+
     pub(crate) async fn post_nothing(
         &self,
         what: &'static str,
@@ -140,11 +155,11 @@ mod tests {
         Error::Api(Box::new(ApiError::read(status, retry_after, None, b"")))
     }
     fn lost() -> Error {
-        Error::Lost { what: "start a command", source: "reset".into() }
+        Error::Lost { what: "write to a command", source: "reset".into() }
     }
 
     #[test]
-    fn a_command_that_may_have_started_is_never_sent_again() {
+    fn what_must_not_happen_twice_is_not_sent_again_once_it_may_have_arrived() {
         assert_eq!(pause(&lost(), Repeat::UnlessSeen, 1), None);
         assert_eq!(pause(&refused(504, None), Repeat::UnlessSeen, 1), None);
         assert!(pause(&refused(429, Some(1)), Repeat::UnlessSeen, 1).is_some());

@@ -54,7 +54,7 @@ async fn stdin(host: Host) {
     // More than a pipe holds.
     within(exec.write_stdin(Bytes::from(vec![b'x'; 1 << 20]))).await.unwrap();
     within(exec.close_stdin()).await.unwrap();
-    assert_eq!(within(exec.close_stdin()).await, Err(OpError::NoStdin));
+    assert_eq!(within(exec.close_stdin()).await, Err(OpError::StdinClosed));
     let (result, out, _) = finish(&exec).await;
     assert_eq!((result.exit_code, out.as_str()), (0, "first\n1048576\n"));
     assert_eq!(within(exec.write_stdin(Bytes::from_static(b"x"))).await, Err(OpError::ExecEnded));
@@ -63,7 +63,7 @@ async fn stdin(host: Host) {
     // A command that does not read: the writer learns of its end.
     let exec = sandbox.exec(ExecSpec { stdin: true, ..ExecSpec::shell("sleep 0.3") }).await.unwrap();
     let wrote = within(exec.write_stdin(Bytes::from(vec![0; 1 << 20]))).await;
-    assert!(matches!(wrote, Err(OpError::ExecEnded | OpError::NoStdin)), "{wrote:?}");
+    assert!(matches!(wrote, Err(OpError::ExecEnded | OpError::StdinClosed)), "{wrote:?}");
     within(node.stop_all()).await;
 }
 

@@ -60,7 +60,7 @@ async fn files(host: Host) {
     assert_eq!(sh(&sandbox, "ls /workspace").await.1, "a\n");
     within(sandbox.release()).await.unwrap();
     let gone = within(sandbox.stat_file(None, "/")).await.unwrap_err();
-    assert_eq!(gone.code, FileErrorCode::Interrupted);
+    assert_eq!(gone.code, FileErrorCode::Gone);
     within(node.stop_all()).await;
 }
 

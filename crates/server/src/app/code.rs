@@ -7,7 +7,7 @@ use super::{App, AppError, cut, sandboxes::Mine};
 use bytes::Bytes;
 use csb_api::{CommandRequest, ErrorCode, ExecResultView, RunCodeRequest};
 use csb_node::{Exec, ExecError, Handle};
-use csb_types::{Command, ExecSpec, Language, WORKSPACE};
+use csb_types::{Command, ExecSpec, Language, SandboxSpec, WORKSPACE};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -47,6 +47,8 @@ pub struct CodeRun {
     pub exec: Exec,
     /// Something the caller should know about where it runs.
     pub note: Option<String>,
+    /// Whether it was started before, by the same request.
+    pub replayed: bool,
     /// What its handler returned, once it has ended.
     handler: Option<oneshot::Receiver<HandlerResult>>,
 }
@@ -54,7 +56,7 @@ pub struct CodeRun {
 impl CodeRun {
     /// An exec without a handler.
     pub fn plain(exec: Exec) -> Self {
-        Self { exec, note: None, handler: None }
+        Self { exec, note: None, replayed: false, handler: None }
     }
 
     /// Waits for the handler's result; at once when there is none to wait for.
@@ -197,7 +199,29 @@ impl App {
             }
             remove_later(&app, handle, dir);
         });
-        CodeRun { exec, note: None, handler: has_handler.then_some(receiver) }
+        CodeRun { exec, note: None, replayed: false, handler: has_handler.then_some(receiver) }
+    }
+
+    /// Code that an earlier request started in a session.
+    pub(super) fn again(self: &Arc<Self>, handle: Handle, exec: Exec) -> CodeRun {
+        let (sender, receiver) = oneshot::channel();
+        let (app, followed) = (self.clone(), exec.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = followed.wait() => {}
+                () = app.stopping.cancelled() => return,
+            }
+            let mut found = app.kept_result(&handle, &followed).await;
+            if found.as_ref().is_ok_and(|found| *found == HandlerResult::default()) {
+                // Between the two places that were looked at, whoever follows the first request may have moved it.
+                found = app.kept_result(&handle, &followed).await;
+            }
+            match found {
+                Ok(found) => drop(sender.send(found)),
+                Err(error) => tracing::warn!(exec = %followed.id(), %error, "a handler's result was not found"),
+            }
+        });
+        CodeRun { exec, note: None, replayed: true, handler: Some(receiver) }
     }
 
     /// What the handler of an ended exec returned.
@@ -218,35 +242,72 @@ impl App {
         })
     }
 
+    /// Whether a template whose files have a language's program runs that language: where the file alone does not tell, it
+    /// is tried once, in a sandbox of its own. What could not be tried is not said to run.
+    pub(super) async fn runs(&self, template: &str, language: &Language) -> bool {
+        if !is_probed(language) {
+            return true;
+        }
+        let _one = self.probing.lock().await;
+        if let Some(answer) = self.known_probe(template, language) {
+            return answer.is_ok();
+        }
+        let spec = SandboxSpec { template: template.to_owned(), ..SandboxSpec::default() };
+        match self.node.create(spec).await {
+            Ok(handle) => {
+                let tried = self.try_language(&handle, template, language).await;
+                if let Err(error) = handle.release().await {
+                    tracing::error!(sandbox = %handle.id(), %error, "a sandbox that tried a language was not released");
+                }
+                tried.is_ok_and(|answer| answer.is_ok())
+            }
+            Err(error) => {
+                tracing::warn!(template, language = language.name, %error, "a language was not tried");
+                false
+            }
+        }
+    }
+
+    fn known_probe(&self, template: &str, language: &Language) -> Option<Result<(), String>> {
+        let key = (template.to_owned(), language.name.clone());
+        self.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// Runs nothing in a language, and remembers how that went.
+    async fn try_language(
+        &self,
+        handle: &Handle,
+        template: &str,
+        language: &Language,
+    ) -> Result<Result<(), String>, ExecError> {
+        let mut spec = ExecSpec::argv(language.argv("/dev/null", &[]));
+        (spec.timeout, spec.max_output) = (Some(Duration::from_secs(10)), 4096);
+        let exec = handle.exec(spec).await?;
+        let result = exec.wait().await;
+        if result.killed_by.is_some() {
+            // The sandbox's limits struck, which says nothing about the interpreter: let the code try.
+            return Ok(Ok(()));
+        }
+        let stderr = String::from_utf8_lossy(&exec.read_all().await.1).trim().to_owned();
+        let answer = if result.exit_code == 0 { Ok(()) } else { Err(stderr) };
+        let key = (template.to_owned(), language.name.clone());
+        self.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, answer.clone());
+        Ok(answer)
+    }
+
     /// Asks the interpreter once per template whether it takes the options of the language's command.
     async fn probe(&self, mine: &Mine, language: &Language) -> Result<(), AppError> {
-        if !language.command.iter().any(|word| word.starts_with("--experimental")) {
+        if !is_probed(language) {
             return Ok(());
         }
         let template = mine.handle.spec().template.clone();
-        let key = (template.clone(), language.name.clone());
-        let known = self.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&key).cloned();
-        let answer = match known {
+        let answer = match self.known_probe(&template, language) {
             Some(answer) => answer,
-            None => {
-                let mut spec = ExecSpec::argv(language.argv("/dev/null", &[]));
-                (spec.timeout, spec.max_output) = (Some(Duration::from_secs(10)), 4096);
-                let exec = match mine.handle.exec(spec).await {
-                    Ok(exec) => exec,
-                    Err(ExecError::NotFound { program }) => return Err(missing(language, &program, &template)),
-                    Err(error) => return Err(error.into()),
-                };
-                let result = exec.wait().await;
-                if result.killed_by.is_some() {
-                    // The sandbox's limits struck, which says nothing about the interpreter: let the code try.
-                    return Ok(());
-                }
-                let stderr = String::from_utf8_lossy(&exec.read_all().await.1).trim().to_owned();
-                let answer = if result.exit_code == 0 { Ok(()) } else { Err(stderr) };
-                let mut probes = self.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                probes.insert(key, answer.clone());
-                answer
-            }
+            None => match self.try_language(&mine.handle, &template, language).await {
+                Ok(answer) => answer,
+                Err(ExecError::NotFound { program }) => return Err(missing(language, &program, &template)),
+                Err(error) => return Err(error.into()),
+            },
         };
         answer.map_err(|stderr| {
             let message = format!(
@@ -262,6 +323,11 @@ impl App {
             AppError::new(ErrorCode::Unsupported, message).hint(hint)
         })
     }
+}
+
+/// Whether a language's command takes an option that older interpreters lack.
+fn is_probed(language: &Language) -> bool {
+    language.command.iter().any(|word| word.starts_with("--experimental"))
 }
 
 fn missing(language: &Language, program: &str, template: &str) -> AppError {

@@ -107,6 +107,7 @@ impl From<CreateError> for AppError {
         match error {
             CreateError::Spec(error) => Invalid::from(error).into(),
             CreateError::NoTemplate { .. } => Self::new(ErrorCode::TemplateNotFound, message),
+            CreateError::Unsupported { .. } => Self::new(ErrorCode::Unsupported, message),
             CreateError::Capacity { hint, .. } => {
                 Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(ErrorCode::Capacity, message).hint(hint) }
             }
@@ -124,9 +125,14 @@ impl From<ExecError> for AppError {
             ExecError::NotExecutable { .. } => Self::new(ErrorCode::CommandNotExecutable, message),
             ExecError::BadCwd { .. } => Self::new(ErrorCode::BadCwd, message),
             ExecError::BadUser { .. } => Self::new(ErrorCode::BadUser, message),
+            ExecError::Capacity { .. } => {
+                let error = Self::new(ErrorCode::Capacity, message);
+                let error = error.hint("wait for other commands to end, or raise `ulimit -n` for the server");
+                Self { retry_after: Some(Duration::from_secs(2)), ..error }
+            }
             ExecError::Limit { .. } => Self::new(ErrorCode::SandboxLimit, message),
             ExecError::Paused => Self::new(ErrorCode::SandboxPaused, message),
-            ExecError::Gone => Self::new(ErrorCode::SandboxNotFound, message),
+            ExecError::Gone => Self::new(ErrorCode::SandboxGone, message),
             ExecError::Internal(_) => Self::internal(message),
         }
     }
@@ -139,9 +145,10 @@ impl From<OpError> for AppError {
             OpError::Spec(error) => Invalid::from(error).into(),
             OpError::WrongPhase(Phase::Paused) => Self::new(ErrorCode::SandboxPaused, message),
             OpError::WrongPhase(Phase::Releasing) => Self::new(ErrorCode::SandboxReleasing, message),
-            OpError::WrongPhase(Phase::Gone) | OpError::Gone => Self::new(ErrorCode::SandboxNotFound, message),
+            OpError::WrongPhase(Phase::Gone) | OpError::Gone => Self::new(ErrorCode::SandboxGone, message),
             OpError::WrongPhase(Phase::Running) => Self::internal(message),
             OpError::ExecEnded => Self::new(ErrorCode::ExecEnded, message),
+            OpError::StdinClosed => Self::new(ErrorCode::StdinClosed, message),
             OpError::NoPty | OpError::NoStdin => Self::new(ErrorCode::ExecNotInteractive, message),
             OpError::Unsupported { .. } => Self::new(ErrorCode::Unsupported, message),
             OpError::Internal(_) => Self::internal(message),
@@ -164,6 +171,8 @@ impl From<FileError> for AppError {
             FileErrorCode::BadArchive => ErrorCode::InvalidArchive,
             FileErrorCode::Interrupted => ErrorCode::FileInterrupted,
             FileErrorCode::Io => ErrorCode::FileFailed,
+            FileErrorCode::Paused => ErrorCode::SandboxPaused,
+            FileErrorCode::Gone => ErrorCode::SandboxGone,
         };
         Self::new(code, error.message)
     }

@@ -1,18 +1,100 @@
 //! Execs: start, find, wait; and the cursors of lists.
 
-use super::{App, AppError, sandboxes::Mine};
-use crate::db::After;
+use super::{App, AppError, CodeRun, Idem, idempotency::Turn, sandboxes::Mine};
+use crate::{auth::Identity, db::After};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use csb_api::{ErrorCode, ExecRequest, ExecResultView, ExecView, Invalid};
+use csb_api::{ErrorCode, ExecRequest, ExecResultView, ExecView, Invalid, RunCodeRequest};
 use csb_node::{Exec, ExecError, OpError};
 use csb_types::{DEFAULT_OUTPUT_BYTES, ExecId};
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
 
 /// Pieces in which a text is fed to stdin.
 const STDIN_PIECE: usize = 64 * 1024;
 
+/// What a start is remembered by under its idempotency key.
+#[derive(Debug, Serialize, Deserialize)]
+struct StartV1 {
+    exec_id: String,
+}
+
+/// What became of a request to start something.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// It runs.
+    Now(CodeRun),
+    /// It was started before, as this exec.
+    Before(String),
+}
+
 impl App {
+    /// Starts something once for each key: the same request again finds what the first one started.
+    pub(super) async fn start_once(
+        self: &Arc<Self>,
+        who: &Identity,
+        idem: Option<Idem>,
+        start: impl Future<Output = Result<CodeRun, AppError>> + Send + 'static,
+    ) -> Result<Start, AppError> {
+        let claimed = match self.turn(who, idem.map(Idem::of_exec)).await? {
+            Turn::Free => return start.await.map(Start::Now),
+            Turn::Replay(stored) => {
+                let start: StartV1 = serde_json::from_str(&stored.answer)
+                    .map_err(|error| AppError::internal(format!("an idempotency key's answer: {error}")))?;
+                return Ok(Start::Before(start.exec_id));
+            }
+            Turn::Ours(claimed) => claimed,
+        };
+        let app = self.clone();
+        // To its end even if the caller hangs up: one who asks again must find what runs.
+        self.finish(async move {
+            let run = start.await?;
+            let answer = claimed.answer(202, &StartV1 { exec_id: run.exec.id().to_string() });
+            // From here on the key is used, whether that can be written down or not.
+            claimed.answered();
+            app.db.answer_key(&answer?).await?;
+            Ok(Start::Now(run))
+        })
+        .await
+    }
+
+    /// Starts a command; with a key, once.
+    pub async fn exec_once(
+        self: &Arc<Self>,
+        who: &Identity,
+        mine: &Mine,
+        request: ExecRequest,
+        idem: Option<Idem>,
+    ) -> Result<CodeRun, AppError> {
+        let (app, its) = (self.clone(), mine.clone());
+        let start = async move { app.exec(&its, &request).await.map(CodeRun::plain) };
+        self.started(mine, self.start_once(who, idem, start).await?)
+    }
+
+    /// Starts code; with a key, once.
+    pub async fn run_code_once(
+        self: &Arc<Self>,
+        who: &Identity,
+        mine: &Mine,
+        request: RunCodeRequest,
+        idem: Option<Idem>,
+    ) -> Result<CodeRun, AppError> {
+        let (app, its) = (self.clone(), mine.clone());
+        let start = async move { app.run_code(&its, &request, None).await };
+        self.started(mine, self.start_once(who, idem, start).await?)
+    }
+
+    fn started(&self, mine: &Mine, start: Start) -> Result<CodeRun, AppError> {
+        match start {
+            Start::Now(run) => Ok(run),
+            Start::Before(id) => {
+                let mut run = CodeRun::plain(self.find_exec(mine, &id)?);
+                run.replayed = true;
+                Ok(run)
+            }
+        }
+    }
+
     /// Starts a command. It goes on whatever becomes of the caller.
     pub async fn exec(&self, mine: &Mine, request: &ExecRequest) -> Result<Exec, AppError> {
         self.try_exec(mine, request).await?.map_err(AppError::from)

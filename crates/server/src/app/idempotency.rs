@@ -3,7 +3,7 @@
 use super::{App, AppError, cut};
 use crate::{
     auth::Identity,
-    db::{Claim, KeyAnswer, Stored},
+    db::{Claim, EXEC_CLAIM, KeyAnswer, Stored},
 };
 use csb_api::ErrorCode;
 use serde::Serialize;
@@ -50,6 +50,14 @@ impl Claimed {
     /// The answer is in the database.
     pub fn answered(mut self) {
         self.answered = true;
+    }
+}
+
+impl Idem {
+    /// Of a request to start a command: after a crash its claim stays, for the command may have run.
+    pub fn of_exec(mut self) -> Self {
+        self.request.insert_str(0, EXEC_CLAIM);
+        self
     }
 }
 
@@ -103,12 +111,21 @@ impl App {
                     let message = format!("Idempotency-Key `{}` was used with another request", cut(&idem.key));
                     return Err(AppError::new(ErrorCode::IdempotencyConflict, message));
                 }
-                Claim::UnderWay if tokio::time::Instant::now() >= deadline => {
+                Claim::UnderWay(since) if since < self.started_ms => {
+                    let message = format!(
+                        "the server ended while it served the first request with Idempotency-Key `{}`: whether its command \
+                         ran is not known",
+                        cut(&idem.key)
+                    );
+                    return Err(AppError::new(ErrorCode::IdempotencyConflict, message)
+                        .hint("look for it among the sandbox's execs; use a new key to run it again"));
+                }
+                Claim::UnderWay(_) if tokio::time::Instant::now() >= deadline => {
                     let message =
                         format!("the first request with Idempotency-Key `{}` is still under way", cut(&idem.key));
                     return Err(AppError::new(ErrorCode::IdempotencyConflict, message).hint("send it again later"));
                 }
-                Claim::UnderWay => tokio::time::sleep(POLL).await,
+                Claim::UnderWay(_) => tokio::time::sleep(POLL).await,
             }
         }
     }

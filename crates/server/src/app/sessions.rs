@@ -3,7 +3,9 @@
 //! When its sandbox is gone (its host restarted, its first process died), the next use starts a new one from the same
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
-use super::{App, AppError, CodeRun, Idem, Outcome, code::HandlerCall, idempotency::Turn, sandboxes::Mine};
+use super::{
+    App, AppError, CodeRun, Idem, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, sandboxes::Mine,
+};
 use crate::{
     auth::Identity,
     db::{After, SessionRow, now_ms},
@@ -166,6 +168,28 @@ impl App {
         }
         self.forget_lock(&row.id);
         Ok(())
+    }
+
+    /// Starts code in a session; with a key, once.
+    pub async fn session_execute_once(
+        self: &Arc<Self>,
+        who: &Identity,
+        id: &str,
+        run: RunCodeRequest,
+        event: Option<Value>,
+        idem: Option<Idem>,
+    ) -> Result<CodeRun, AppError> {
+        let (app, caller, session) = (self.clone(), who.clone(), id.to_owned());
+        let start = async move { app.session_execute(&caller, &session, run, event).await };
+        match self.start_once(who, idem, start).await? {
+            Start::Now(run) => Ok(run),
+            Start::Before(exec_id) => {
+                let row = self.session(who, id).await?;
+                let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(&exec_id))?;
+                let exec = self.find_exec(&mine, &exec_id)?;
+                Ok(self.again(mine.handle, exec))
+            }
+        }
     }
 
     /// Starts code in a session.

@@ -84,7 +84,22 @@ pub struct Json<T> {
 /// A JSON body that must be there.
 pub struct NeedJson<T>(pub T);
 
+/// A JSON body that must be there, of a request that starts something.
+pub struct Keyed<T> {
+    /// What it says.
+    pub value: T,
+    /// The idempotency key, bound to this route and body.
+    pub idem: Option<Idem>,
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for NeedJson<T> {
+    type Rejection = Failure;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failure> {
+        Keyed::from_request(request, app).await.map(|keyed| Self(keyed.value))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
     type Rejection = Failure;
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
@@ -92,7 +107,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for NeedJson<T> {
         if bytes.is_empty() {
             return Err(AppError::new(ErrorCode::MalformedJson, "the body is empty; it is a JSON object").into());
         }
-        parse(&parts.headers, &bytes).map(Self)
+        Ok(Self { value: parse(&parts.headers, &bytes)?, idem: idem(&parts, &bytes)? })
     }
 }
 
@@ -102,20 +117,20 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for Json<T> {
         let (parts, body) = request.into_parts();
         let bytes = json_bytes(&parts.headers, body, app).await?;
         let value = if bytes.is_empty() { T::default() } else { parse(&parts.headers, &bytes)? };
-        let idem = match parts.headers.get("idempotency-key") {
-            None => None,
-            Some(key) => {
-                let key = key.to_str().map_err(|_| Invalid::new("Idempotency-Key is not visible ASCII"))?;
-                let mut hash = Sha256::new();
-                for part in [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), &bytes] {
-                    hash.update((part.len() as u64).to_le_bytes());
-                    hash.update(part);
-                }
-                Some(Idem { key: key.to_owned(), request: hex::encode(hash.finalize()) })
-            }
-        };
-        Ok(Self { value, idem })
+        Ok(Self { value, idem: idem(&parts, &bytes)? })
     }
+}
+
+/// The idempotency key of a request, and what tells the request from others.
+fn idem(parts: &Parts, body: &[u8]) -> Result<Option<Idem>, Failure> {
+    let Some(key) = parts.headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().map_err(|_| Invalid::new("Idempotency-Key is not visible ASCII"))?;
+    let mut hash = Sha256::new();
+    for part in [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), body] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    Ok(Some(Idem { key: key.to_owned(), request: hex::encode(hash.finalize()) }))
 }
 
 /// Whether the media type is JSON.

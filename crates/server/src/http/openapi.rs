@@ -80,6 +80,78 @@ mod tests {
         assert!(committed == openapi_json(), "run `CSB_BLESS=1 cargo nextest run -p csb-server description`");
     }
 
+    /// All routes as a page for people.
+    fn routes_page() -> String {
+        let doc: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+        let mut page = String::from(
+            "# Routes\n\nThis page is made from the code. What they are for is told in [REST, a short tour](rest.md); every \
+             field is in [openapi/openapi.json](../../openapi/openapi.json) and, on a server, at `/docs`. An answer of \
+             4xx or 5xx has the [one shape of errors](../errors/README.md). `?` marks what may be absent.\n",
+        );
+        let name_of = |schema: &serde_json::Value| {
+            let reference = schema["$ref"].as_str().or_else(|| schema["oneOf"][1]["$ref"].as_str());
+            reference.and_then(|r| r.rsplit('/').next()).map(|name| format!("`{name}`"))
+        };
+        let mut tags: Vec<&str> = Vec::new();
+        let mut rows: std::collections::BTreeMap<&str, String> = Default::default();
+        for (path, item) in doc["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let tag = operation["tags"][0].as_str().unwrap();
+                let mut given = Vec::new();
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let (name, place) = (parameter["name"].as_str().unwrap(), parameter["in"].as_str().unwrap());
+                    let mark = if parameter["required"] == true { "" } else { "?" };
+                    match place {
+                        "query" => given.push(format!("`{name}`{mark}")),
+                        "header" => given.push(format!("header `{name}`{mark}")),
+                        _ => {}
+                    }
+                }
+                for (kind, body) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+                    let mark = if operation["requestBody"]["required"] == true { "" } else { "?" };
+                    given.push(format!("body {}{mark}", name_of(&body["schema"]).unwrap_or(format!("`{kind}`"))));
+                }
+                let mut answers = Vec::new();
+                for (status, answer) in operation["responses"].as_object().unwrap() {
+                    if status == "default" {
+                        continue;
+                    }
+                    let kinds = answer["content"].as_object().into_iter().flatten();
+                    let said: Vec<String> =
+                        kinds.map(|(kind, body)| name_of(&body["schema"]).unwrap_or(format!("`{kind}`"))).collect();
+                    answers.push(format!("{status} {}", said.join(" or ")).trim().to_owned());
+                }
+                if !tags.contains(&tag) {
+                    tags.push(tag);
+                }
+                rows.entry(tag).or_default().push_str(&format!(
+                    "| `{} {path}` | {} | {} | {} |\n",
+                    method.to_uppercase(),
+                    operation["summary"].as_str().unwrap(),
+                    given.join(", "),
+                    answers.join("; ")
+                ));
+            }
+        }
+        for tag in tags {
+            page.push_str(&format!(
+                "\n## {tag}\n\n| route | | takes | answers |\n| --- | --- | --- | --- |\n{}",
+                rows[tag]
+            ));
+        }
+        page
+    }
+
+    #[test]
+    fn the_list_of_routes_in_the_repository_is_the_codes_by_its_description() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/routes.md");
+        if std::env::var_os("CSB_BLESS").is_some() {
+            std::fs::write(file, routes_page()).unwrap();
+        }
+        let committed = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(committed == routes_page(), "run `CSB_BLESS=1 cargo nextest run -p csb-server description`");
+    }
+
     #[test]
     fn every_operation_is_named_described_and_tells_its_errors() {
         let doc: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();

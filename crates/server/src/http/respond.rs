@@ -9,7 +9,7 @@ use axum::{
     Json,
     body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header},
     middleware::Next,
     response::IntoResponse,
 };
@@ -180,10 +180,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failu
 /// The caller of a request, if it says who it is.
 pub async fn caller(app: &App, headers: &HeaderMap) -> Result<Option<Identity>, Failure> {
     let (token, key) = (text(headers, "authorization")?, text(headers, "x-api-key")?);
-    if token.is_none() && key.is_none() {
-        return Ok(None);
+    if token.is_some() || key.is_some() {
+        return Ok(Some(app.auth.authenticate(token, key).await?));
     }
-    Ok(Some(app.auth.authenticate(token, key).await?))
+    match super::ws::offered_token(headers) {
+        Some(token) => Ok(Some(app.auth.authenticate(Some(&token), None).await?)),
+        None => Ok(None),
+    }
 }
 
 /// In front of all guarded routes: who calls, and how much they may ask.
@@ -306,13 +309,21 @@ impl Drop for Drained {
     }
 }
 
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Says that the request was answered before.
+pub fn mark_replayed(mut response: axum::response::Response) -> axum::response::Response {
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
 /// An answer that was made before, byte for byte.
 pub fn replay(stored: crate::db::Stored) -> axum::response::Response {
     let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
     Response::builder()
         .status(status)
         .header(header::CONTENT_TYPE, "application/json")
-        .header("idempotency-replayed", "true")
+        .header(REPLAYED, "true")
         .body(Body::from(stored.answer))
         .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }

@@ -9,7 +9,8 @@ use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
-use csb_api::{ErrorCode, OutputEvent};
+use csb_api::{ErrorBody, ErrorCode, OutputEvent};
+use csb_node::Exec;
 use csb_types::{KilledBy, Stream};
 use futures_util::stream;
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -43,6 +44,7 @@ pub fn events(app: Arc<App>, run: CodeRun, from: u64, with_start: bool, id: Requ
                         let event = Event::default().event(name(chunk.stream)).id(chunk.seq.to_string());
                         (json(event, &OutputEvent::new(chunk.seq, &chunk.bytes)), Step::Output(reader))
                     }
+                    None if reader.is_broken() => (broken(&id), Step::Done),
                     None => (end(&mut run, &id).await, Step::Done),
                 }
             }
@@ -50,6 +52,34 @@ pub fn events(app: Arc<App>, run: CodeRun, from: u64, with_start: bool, id: Requ
         Some((Ok::<_, Infallible>(event), (next, run, app, id)))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// The output of a running exec that is there now, from `from` on, then that it runs.
+pub fn so_far(exec: Exec, from: u64, id: RequestId) -> Response {
+    // A flood goes on meanwhile; what is there now has an end.
+    let most = exec.output_len();
+    let stream = stream::unfold(Some((exec.output(from), from)), move |state| {
+        let (exec, id) = (exec.clone(), id.clone());
+        async move {
+            let (mut reader, at) = state?;
+            let chunk = if at < most { reader.next_now() } else { None };
+            let (event, next) = match chunk {
+                Some(chunk) => {
+                    let event = Event::default().event(name(chunk.stream)).id(chunk.seq.to_string());
+                    (json(event, &OutputEvent::new(chunk.seq, &chunk.bytes)), Some((reader, chunk.seq)))
+                }
+                None if reader.is_broken() => (broken(&id), None),
+                None => (json(Event::default().event("running"), &exec_view(&exec)), None),
+            };
+            Some((Ok::<_, Infallible>(event), next))
+        }
+    });
+    Sse::new(stream).into_response()
+}
+
+fn broken(id: &RequestId) -> Event {
+    let error = AppError::internal("kept output cannot be read");
+    json(Event::default().event("error"), &ErrorBody { error: detail(&error, &id.0) })
 }
 
 async fn end(run: &mut CodeRun, id: &RequestId) -> Event {

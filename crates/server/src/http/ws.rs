@@ -2,7 +2,10 @@
 
 use super::respond::{InFlight, RequestId, detail};
 use crate::app::{App, AppError, exec_view};
-use axum::extract::ws::{Message, WebSocket};
+use axum::{
+    extract::ws::{Message, WebSocket},
+    http::{HeaderMap, header},
+};
 use bytes::Bytes;
 use csb_api::{Invalid, PtySizeRequest, WsClient, WsServer, ws_frame};
 use csb_node::Exec;
@@ -12,6 +15,19 @@ use futures_util::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
+
+/// The subprotocol that is spoken.
+pub const PROTOCOL: &str = "csb.v1";
+/// In front of a token among the subprotocols that a client offers.
+const BEARER: &str = "csb.bearer.";
+
+/// The token that a browser offers as a subprotocol: it can set no header, and a URL ends up in logs and histories.
+pub fn offered_token(headers: &HeaderMap) -> Option<String> {
+    let upgrades = headers.get(header::UPGRADE)?.as_bytes().eq_ignore_ascii_case(b"websocket");
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let token = offered.flat_map(|value| value.split(',')).find_map(|name| name.trim().strip_prefix(BEARER))?;
+    upgrades.then(|| format!("Bearer {token}"))
+}
 
 /// Largest frame of a client.
 pub const MOST_FRAME: usize = 1 << 20;
@@ -45,6 +61,11 @@ pub async fn attach(socket: WebSocket, app: Arc<App>, exec: Exec, from: u64, id:
                 _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await?,
                 () = app.stopping.cancelled() => return sink.close().await,
             }
+        }
+        if reader.is_broken() {
+            let error = AppError::internal("kept output cannot be read");
+            send(&mut sink, &WsServer::Error(detail(&error, &id.0))).await?;
+            return sink.close().await;
         }
         exec.wait().await;
         send(&mut sink, &WsServer::End(exec_view(&exec))).await?;

@@ -3,9 +3,9 @@
 use crate::{
     app::{App, AppError, CodeRun, exec_view},
     http::{
-        extract::{NeedJson, Path, Query, Upgrade, WantsEvents, Who, upload},
-        respond::{Answer, InFlight, RequestId},
-        stream::events,
+        extract::{Keyed, NeedJson, Path, Query, Upgrade, WantsEvents, Who, upload},
+        respond::{Answer, InFlight, RequestId, mark_replayed},
+        stream::{events, so_far},
         ws,
     },
 };
@@ -35,21 +35,24 @@ pub(super) fn wait(seconds: Option<f64>) -> Result<Duration, Invalid> {
 
 /// Answers as asked: events, the result, or that it runs.
 pub(super) async fn answer(app: Arc<App>, run: CodeRun, stream: bool, wait: bool, id: RequestId) -> Response {
-    if stream {
+    let replayed = run.replayed;
+    let response = if stream {
         events(app, run, 0, true, id)
     } else if wait {
         Json(run.ended(&app).await).into_response()
     } else {
         (StatusCode::ACCEPTED, Json(exec_view(&run.exec))).into_response()
-    }
+    };
+    if replayed { mark_replayed(response) } else { response }
 }
 
 /// Runs a command
 ///
 /// Answers with its result when it has ended; with `wait: false` at once; with `Accept: text/event-stream` with its
-/// output as it comes. A caller that hangs up does not end it.
+/// output as it comes. A caller that hangs up does not end it. Sent again with the same `Idempotency-Key` and body, it
+/// starts nothing, and answers with what the first one started.
 #[utoipa::path(post, path = "/api/v1/sandboxes/{sandbox_id}/execs", tag = "execs", operation_id = "create_exec",
-    params(("sandbox_id" = String, Path)), request_body = ExecRequest,
+    params(("sandbox_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = ExecRequest,
     responses((status = 200, body = ExecResultView), (status = 202, body = ExecView, description = "With `wait: false`"),
         (status = "default", body = ErrorBody)))]
 pub async fn create(
@@ -58,18 +61,19 @@ pub async fn create(
     Path(id): Path<String>,
     WantsEvents(stream): WantsEvents,
     Extension(request_id): Extension<RequestId>,
-    NeedJson(request): NeedJson<ExecRequest>,
+    body: Keyed<ExecRequest>,
 ) -> Answer<Response> {
     let mine = app.sandbox(&who, &id)?;
-    let exec = app.exec(&mine, &request).await?;
-    Ok(answer(app, CodeRun::plain(exec), stream, request.wait.unwrap_or(true), request_id).await)
+    let wait = body.value.wait.unwrap_or(true);
+    let run = app.exec_once(&who, &mine, body.value, body.idem).await?;
+    Ok(answer(app, run, stream, wait, request_id).await)
 }
 
 /// Runs code
 ///
 /// The code is written to a file, and the command of its language is run on it in the working directory.
 #[utoipa::path(post, path = "/api/v1/sandboxes/{sandbox_id}/run-code", tag = "execs", operation_id = "run_code",
-    params(("sandbox_id" = String, Path)), request_body = RunCodeRequest,
+    params(("sandbox_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = RunCodeRequest,
     responses((status = 200, body = ExecResultView), (status = 202, body = ExecView, description = "With `wait: false`"),
         (status = "default", body = ErrorBody)))]
 pub async fn run_code(
@@ -78,11 +82,12 @@ pub async fn run_code(
     Path(id): Path<String>,
     WantsEvents(stream): WantsEvents,
     Extension(request_id): Extension<RequestId>,
-    NeedJson(request): NeedJson<RunCodeRequest>,
+    body: Keyed<RunCodeRequest>,
 ) -> Answer<Response> {
     let mine = app.sandbox(&who, &id)?;
-    let run = app.run_code(&mine, &request, None).await?;
-    Ok(answer(app, run, stream, request.wait.unwrap_or(true), request_id).await)
+    let wait = body.value.wait.unwrap_or(true);
+    let run = app.run_code_once(&who, &mine, body.value, body.idem).await?;
+    Ok(answer(app, run, stream, wait, request_id).await)
 }
 
 /// Lists a sandbox's execs
@@ -142,18 +147,29 @@ pub struct FromQuery {
     from: Option<u64>,
 }
 
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OutputQuery {
+    /// Position to begin behind; default 0, the start.
+    from: Option<u64>,
+    /// Whether to wait for what comes; default true. If not, the stream has what is there now.
+    follow: Option<bool>,
+}
+
 /// An exec's output as it comes
 ///
 /// Server-sent events `stdout`, `stderr` or `pty` with `OutputEvent` as data and the position as id; then `end` with
-/// the `ExecView`. Attach as often as wanted; `from` or `Last-Event-ID` goes on where an earlier stream broke off.
+/// the `ExecView`. Attach as often as wanted; `from` or `Last-Event-ID` goes on where an earlier stream broke off. With
+/// `follow=false` the stream of an exec that runs has its output so far and then `running` with the `ExecView`.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{sandbox_id}/execs/{exec_id}/output", tag = "execs", operation_id = "get_exec_output",
-    params(("sandbox_id" = String, Path), ("exec_id" = String, Path), FromQuery, ("Last-Event-ID" = Option<u64>, Header)),
+    params(("sandbox_id" = String, Path), ("exec_id" = String, Path), OutputQuery, ("Last-Event-ID" = Option<u64>, Header)),
     responses((status = 200, body = String, content_type = "text/event-stream"), (status = "default", body = ErrorBody)))]
 pub async fn output(
     State(app): State<Arc<App>>,
     Who(who): Who,
     Path((id, exec_id)): Path<(String, String)>,
-    Query(query): Query<FromQuery>,
+    Query(query): Query<OutputQuery>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -167,7 +183,10 @@ pub async fn output(
         }
     };
     let from = last.or(query.from).unwrap_or(0);
-    Ok(events(app, CodeRun::plain(exec), from, false, request_id))
+    Ok(match query.follow {
+        Some(false) if exec.result().is_none() => so_far(exec, from, request_id),
+        _ => events(app, CodeRun::plain(exec), from, false, request_id),
+    })
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -241,7 +260,8 @@ pub async fn resize(
 /// An exec on a WebSocket
 ///
 /// Server: text `WsServer`; binary: one byte stream (1 stdout, 2 stderr, 3 terminal), eight bytes position after it
-/// (little-endian), the bytes. Client: binary is stdin; text `WsClient`.
+/// (little-endian), the bytes. Client: binary is stdin; text `WsClient`. A browser, which can set no header, offers the
+/// subprotocols `csb.v1` and `csb.bearer.TOKEN`; the server takes `csb.v1`.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{sandbox_id}/execs/{exec_id}/ws", tag = "execs", operation_id = "attach_exec",
     params(("sandbox_id" = String, Path), ("exec_id" = String, Path), FromQuery),
     responses((status = 101, description = "Switching to a WebSocket"), (status = "default", body = ErrorBody)))]
@@ -257,6 +277,6 @@ pub async fn ws(
     let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
     let from = query.from.unwrap_or(0);
     let Upgrade(upgrade) = upgrade?;
-    let upgrade = upgrade.max_message_size(ws::MOST_FRAME).max_frame_size(ws::MOST_FRAME);
+    let upgrade = upgrade.protocols([ws::PROTOCOL]).max_message_size(ws::MOST_FRAME).max_frame_size(ws::MOST_FRAME);
     Ok(upgrade.on_upgrade(move |socket| ws::attach(socket, app, exec, from, request_id, held.map(|h| h.0))))
 }

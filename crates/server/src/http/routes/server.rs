@@ -36,7 +36,7 @@ pub async fn metrics(State(app): State<Arc<App>>, request: Request) -> Answer<im
 #[utoipa::path(get, path = "/api/v1/templates", tag = "server", operation_id = "list_templates",
     responses((status = 200, body = Items<TemplateView>), (status = "default", body = ErrorBody)))]
 pub async fn templates(State(app): State<Arc<App>>) -> Json<Items<TemplateView>> {
-    Json(Items { items: app.templates() })
+    Json(Items { items: app.templates().await })
 }
 
 /// Lists languages

@@ -4,8 +4,8 @@ use super::execs::{ResultQuery, wait};
 use crate::{
     app::{App, Outcome, parse_cursor, session_view},
     http::{
-        extract::{Json as MaybeJson, NeedJson, Path, Query, WantsEvents, Who},
-        respond::{Answer, RequestId, replay},
+        extract::{Json as MaybeJson, Keyed, Path, Query, WantsEvents, Who},
+        respond::{Answer, RequestId, mark_replayed, replay},
         stream::events,
     },
 };
@@ -97,7 +97,7 @@ pub async fn resume(State(app): State<Arc<App>>, Who(who): Who, Path(id): Path<S
 /// Python and JavaScript that define a top-level `handler(event)` or `handler(event, context)` have it called, and
 /// `result` is what it returned.
 #[utoipa::path(post, path = "/api/v1/sessions/{session_id}/execute", tag = "sessions", operation_id = "execute_in_session",
-    params(("session_id" = String, Path)), request_body = SessionExecuteRequest,
+    params(("session_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)), request_body = SessionExecuteRequest,
     responses((status = 200, body = ExecResultView), (status = "default", body = ErrorBody)))]
 pub async fn execute(
     State(app): State<Arc<App>>,
@@ -105,16 +105,19 @@ pub async fn execute(
     Path(id): Path<String>,
     WantsEvents(events_wanted): WantsEvents,
     Extension(request_id): Extension<RequestId>,
-    NeedJson(request): NeedJson<SessionExecuteRequest>,
+    body: Keyed<SessionExecuteRequest>,
 ) -> Answer<Response> {
-    let (stream, event, code) = request.split();
-    let run = app.session_execute(&who, &id, code, event).await?;
-    if stream || events_wanted {
-        return Ok(events(app, run, 0, true, request_id));
-    }
-    let mut view = run.ended(&app).await;
-    view.session_id = Some(id);
-    Ok(Json(view).into_response())
+    let (stream, event, code) = body.value.split();
+    let run = app.session_execute_once(&who, &id, code, event, body.idem).await?;
+    let replayed = run.replayed;
+    let response = if stream || events_wanted {
+        events(app, run, 0, true, request_id)
+    } else {
+        let mut view = run.ended(&app).await;
+        view.session_id = Some(id);
+        Json(view).into_response()
+    };
+    Ok(if replayed { mark_replayed(response) } else { response })
 }
 
 /// The result of code that ran in a session

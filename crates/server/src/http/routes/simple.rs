@@ -7,7 +7,7 @@ use super::{
 use crate::{
     app::{App, Outcome},
     http::{
-        extract::{Json as MaybeJson, NeedJson, Query, WantsEvents, Who, upload},
+        extract::{Json as MaybeJson, Keyed, NeedJson, Query, WantsEvents, Who, upload},
         respond::{Answer, RequestId, replay},
     },
 };
@@ -64,18 +64,19 @@ pub async fn pool(State(app): State<Arc<App>>) -> Json<PoolView> {
 }
 
 /// Runs code
-#[utoipa::path(post, path = "/api/v1/execute", tag = "simple", operation_id = "execute", request_body = ExecuteRequest,
+#[utoipa::path(post, path = "/api/v1/execute", tag = "simple", operation_id = "execute",
+    params(("Idempotency-Key" = Option<String>, Header)), request_body = ExecuteRequest,
     responses((status = 200, body = ExecResultView), (status = "default", body = ErrorBody)))]
 pub async fn execute(
     State(app): State<Arc<App>>,
     Who(who): Who,
     WantsEvents(events): WantsEvents,
     Extension(request_id): Extension<RequestId>,
-    NeedJson(request): NeedJson<ExecuteRequest>,
+    body: Keyed<ExecuteRequest>,
 ) -> Answer<Response> {
-    let (sandbox_id, stream, code) = request.split();
+    let (sandbox_id, stream, code) = body.value.split();
     let mine = app.sandbox(&who, &sandbox_id)?;
-    let run = app.run_code(&mine, &code, None).await?;
+    let run = app.run_code_once(&who, &mine, code, body.idem).await?;
     Ok(answer(app, run, stream || events, true, request_id).await)
 }
 
