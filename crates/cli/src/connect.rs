@@ -4,7 +4,7 @@ use crate::{
     failure::{Failure, Outcome},
     options::{RemoteArgs, data_dir},
 };
-use csb_client::Client;
+use csb_client::{Client, DEFAULT_SERVER};
 use std::{
     fs,
     io::ErrorKind,
@@ -13,11 +13,10 @@ use std::{
     path::Path,
 };
 
-const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
 /// The key that a server makes at its first start and keeps in its data directory.
 const KEY_FILE: &str = "admin.key";
 
-/// A client for the server that `args` name. Credentials, in this order: the given key; the key in the data directory of a
+/// A client for the server that `args` name. Credentials, in this order: the given key; the given token; the key in the data directory of a
 /// server on this host; a token that a `--dev` server gives to anyone on this host.
 pub async fn client(args: &RemoteArgs) -> Outcome<Client> {
     let server = args.server.clone().unwrap_or_else(|| DEFAULT_SERVER.into());
@@ -25,6 +24,9 @@ pub async fn client(args: &RemoteArgs) -> Outcome<Client> {
     let builder = Client::builder(&server).tries(1);
     if let Some(key) = args.api_key.clone() {
         return Ok(builder.api_key(key).build()?);
+    }
+    if let Some(token) = args.token.clone() {
+        return Ok(builder.token(token).build()?);
     }
     let Some(address) = loopback(&server) else {
         return Err(Failure::new(format!("no API key for {server}"))

@@ -2,8 +2,10 @@
 
 use crate::failure::{Failure, Outcome};
 use clap::{Args, ValueEnum};
-use csb_api::{Bytes, Cpus, KindName, NetworkName, ResourcesRequest, SandboxKindRequest, SandboxRequest, StorageName};
-use csb_types::{Limits, parse_bytes, parse_cpus, parse_duration};
+use csb_api::{
+    Bytes, Cpus, IoRequest, KindName, NetworkName, ResourcesRequest, SandboxKindRequest, SandboxRequest, StorageName,
+};
+use csb_types::{IoLimits, Limits, parse_bytes, parse_cpus, parse_duration};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Where the server is and who asks.
@@ -15,6 +17,9 @@ pub struct RemoteArgs {
     /// API key; on this host the one in the data directory is found by itself
     #[arg(long, env = "CSB_API_KEY", value_name = "KEY", hide_env_values = true, help_heading = "Server")]
     pub api_key: Option<String>,
+    /// Token, where there is no API key
+    #[arg(long, env = "CSB_TOKEN", value_name = "TOKEN", hide_env_values = true, help_heading = "Server")]
+    pub token: Option<String>,
     /// Data directory of a server on this host, where its key is looked for
     #[arg(long, env = "CSB_DATA_DIR", value_name = "DIR", help_heading = "Server")]
     pub data_dir: Option<PathBuf>,
@@ -46,7 +51,7 @@ pub enum Storage {
 /// What a new sandbox is.
 #[derive(Debug, Clone, Args)]
 pub struct SandboxArgs {
-    /// What it starts from [default: host]
+    /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
     /// How it is isolated [default: process]
@@ -70,6 +75,21 @@ pub struct SandboxArgs {
     /// Where its writes go: memory or disk [default: by the size of --disk]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "WHERE", help_heading = "Sandbox")]
     pub storage: Option<Storage>,
+    /// Share of a busy CPU beside other sandboxes, 1 to 10000 [default: 100]
+    #[arg(long, value_name = "N", help_heading = "Sandbox")]
+    pub cpu_weight: Option<u32>,
+    /// Bytes it may read from disk a second; with --storage disk
+    #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Sandbox")]
+    pub read_bps: Option<u64>,
+    /// Bytes it may write to disk a second; with --storage disk
+    #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Sandbox")]
+    pub write_bps: Option<u64>,
+    /// Reads from disk a second; with --storage disk
+    #[arg(long, value_name = "N", help_heading = "Sandbox")]
+    pub read_iops: Option<u64>,
+    /// Writes to disk a second; with --storage disk
+    #[arg(long, value_name = "N", help_heading = "Sandbox")]
+    pub write_iops: Option<u64>,
     /// Host name inside [default: its id]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub hostname: Option<String>,
@@ -87,7 +107,7 @@ pub struct CommandArgs {
     /// User inside [default: user]
     #[arg(short = 'u', long, value_name = "USER", help_heading = "Command")]
     pub user: Option<String>,
-    /// Output kept, both streams together; what follows is dropped [default: 1g with `run`, else the server's]
+    /// Output kept, both streams together; what follows is dropped [default: the server's; with `run` all is passed on]
     #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Command")]
     pub max_output: Option<u64>,
     /// Directory to start in [default: /workspace]
@@ -132,12 +152,25 @@ impl SandboxArgs {
             pids: self.pids.unwrap_or(base.pids),
             // In memory, unless more than that is asked for: a file system on disk takes tens of milliseconds to make.
             disk: self.disk.unwrap_or(memory / 4 * 3),
+            cpu_weight: self.cpu_weight,
+            io: IoLimits {
+                read_bps: self.read_bps,
+                write_bps: self.write_bps,
+                read_iops: self.read_iops,
+                write_iops: self.write_iops,
+            },
             ..base
         }
     }
 
     /// The request for a sandbox of a server.
     pub fn request(&self) -> SandboxRequest {
+        let io = IoRequest {
+            read_bps: self.read_bps.map(Bytes),
+            write_bps: self.write_bps.map(Bytes),
+            read_iops: self.read_iops,
+            write_iops: self.write_iops,
+        };
         let resources = ResourcesRequest {
             cpu: self.cpus.map(|milli| Cpus { milli }),
             memory: self.memory.map(Bytes),
@@ -145,6 +178,8 @@ impl SandboxArgs {
             pids: self.pids,
             inodes: None,
             nofile: None,
+            cpu_weight: self.cpu_weight,
+            io: (io != IoRequest::default()).then_some(io),
         };
         SandboxRequest {
             template: self.template.clone(),

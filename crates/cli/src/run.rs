@@ -15,6 +15,7 @@ use crate::{
 use args::Plan;
 use csb_api::ExecResultView;
 use csb_engine::{ExecError, Handle};
+use csb_image::Store;
 use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
 use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Limits, format_bytes};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
@@ -23,8 +24,11 @@ use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     let raw: Vec<_> = std::env::args_os().collect();
     let dashed = args.dashed(&raw);
-    let plan = Plan::read(args, dashed)?;
+    let mut plan = Plan::read(args, dashed, json)?;
     make_data_dir(&plan.data_dir)?;
+    if let Some(path) = &plan.template_path {
+        plan.sandbox.template = import(&plan.data_dir, path)?;
+    }
     let warden = csb_warden::fork_inherited(&plan.data_dir).map_err(|error| {
         Failure::because("cannot start the process that builds sandboxes", &error)
             .hint("`csb doctor` says what this host lacks")
@@ -52,6 +56,15 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     // The warden is our only child and ends with its connection: nothing is left once it has gone, not even a zombie.
     let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
     result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
+}
+
+/// The name of the template that a directory or tar file is imported as, unless that was done before.
+fn import(data_dir: &Path, path: &Path) -> Outcome<String> {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::because(format!("cannot use `{}` as a template", path.display()), error).exit(exit::NO_COMMAND)
+    };
+    let store = Store::open(data_dir.join("templates")).map_err(|e| failed(&e))?;
+    store.resolve_ad_hoc(path).map(|template| template.name).map_err(|e| failed(&e))
 }
 
 /// Makes the data directory, for its owner only: what a template's files say is nobody else's business.
@@ -93,8 +106,11 @@ async fn command(handle: &Handle, plan: Plan, json: bool) -> Outcome<u8> {
     };
     if result.truncated && !plan.bounded {
         // Whoever reads our output must not take a part for the whole.
-        return Err(Failure::new(format!("output past {} was dropped", format_bytes(plan.exec.max_output)))
-            .hint("write it to a file in a volume (-v), or say with --max-output how much is enough"));
+        let failure = match plan.exec.stream {
+            true => Failure::new("output was dropped: the data directory's disk is full"),
+            false => Failure::new(format!("output past {} was dropped", format_bytes(plan.exec.max_output))),
+        };
+        return Err(failure.hint("write it to a file in a volume (-v), or say with --max-output how much is enough"));
     }
     Ok(result.exit_code as u8)
 }
@@ -139,7 +155,9 @@ fn create_failure(error: &CreateError) -> Failure {
             }
             None => failure.hint("`csb doctor` says what this host lacks"),
         },
-        CreateError::Warden(_) => failure.hint("`csb doctor` says what this host lacks"),
+        CreateError::Unsupported { .. } | CreateError::Warden(_) => {
+            failure.hint("`csb doctor` says what this host lacks")
+        }
     }
 }
 

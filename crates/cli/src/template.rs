@@ -51,7 +51,7 @@ pub struct ListArgs {
     #[command(flatten)]
     remote: RemoteArgs,
     /// List what the data directory holds, without a server
-    #[arg(long, conflicts_with_all = ["server", "api_key"])]
+    #[arg(long, conflicts_with_all = ["server", "api_key", "token"])]
     local: bool,
     /// Print names alone
     #[arg(short, long)]

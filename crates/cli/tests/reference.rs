@@ -62,6 +62,7 @@ hint: what to do
 | --- | --- |
 | `CSB_SERVER` | address of the server, as `--server` |
 | `CSB_API_KEY` | API key, as `--api-key`; unlike the flag it does not show in a list of processes |
+| `CSB_TOKEN` | token, as `--token`, where there is no API key |
 | `CSB_DATA_DIR` | data directory, as `--data-dir` |
 
 Without `--api-key`, a server on this host is met with the key in its data directory, provided that the user who owns the

@@ -133,6 +133,101 @@ fn a_reader_that_goes_away_ends_the_command() {
 }
 
 #[test]
+fn output_is_passed_on_however_much_it_is_and_waits_for_a_slow_reader() {
+    let csb = Csb::new();
+    // Several times what is kept for a reader that lags.
+    const BYTES: usize = 160_000_000;
+    let script = format!("yes 0123456 | head -c {BYTES}; echo all is written >&2");
+    let mut command = csb.command(&["run", "-n", "--", "sh", "-c", &script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let mut first = [0; 8];
+    stdout.read_exact(&mut first).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    // It stands still for as long as nobody reads.
+    let fd = rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::IN);
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut [fd], Some(&now)).unwrap(), 0, "the command did not wait");
+    let mut rest = Vec::with_capacity(BYTES);
+    stdout.read_to_end(&mut rest).unwrap();
+    assert_eq!((&first, rest.len() + 8), (b"0123456\n", BYTES));
+    assert!(rest.chunks(8).all(|line| line == b"0123456\n"));
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!((said.as_str(), child.wait().unwrap().code()), ("all is written\n", Some(0)));
+}
+
+/// A root file system with a shell, as small as can be.
+fn rootfs() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("bin")).unwrap();
+    fs::copy("/bin/busybox", dir.path().join("bin/busybox")).expect("busybox-static is installed");
+    for name in ["sh", "cat", "ls"] {
+        std::os::unix::fs::symlink("busybox", dir.path().join("bin").join(name)).unwrap();
+    }
+    fs::write(dir.path().join("mark"), "first\n").unwrap();
+    dir
+}
+
+#[test]
+fn a_directory_or_a_tar_file_is_a_template_without_a_name() {
+    let csb = Csb::new();
+    let root = rootfs();
+    let path = root.path().to_str().unwrap();
+    let mark = |template: &str| text(&csb.run(&["--template", template, "--", "cat", "/mark"]).stdout);
+    assert_eq!(mark(path), "first\n");
+    // Changed since, it is imported anew.
+    fs::write(root.path().join("mark"), "second\n").unwrap();
+    assert_eq!(mark(path), "second\n");
+    let tar = tempfile::Builder::new().suffix(".tar").tempfile().unwrap();
+    let packed = csb.inside("tar", &["-C", path, "-cf", tar.path().to_str().unwrap(), "."]).status().unwrap();
+    assert!(packed.success());
+    assert_eq!(mark(tar.path().to_str().unwrap()), "second\n");
+    let listed = csb.command(&["template", "ls", "--local", "-q"]).output().unwrap();
+    assert!(!text(&listed.stdout).contains("adhoc"), "{listed:?}");
+
+    let junk = tempfile::Builder::new().suffix(".tar").tempfile().unwrap();
+    fs::write(junk.path(), "no tar at all").unwrap();
+    for (template, part) in [(junk.path().to_str().unwrap(), "cannot read the tar archive"), ("/dev/null", "neither")] {
+        let refused = csb.run(&["--template", template, "--", "true"]);
+        assert_eq!(refused.status.code(), Some(125));
+        assert!(text(&refused.stderr).contains(part), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_template_is_added_listed_replaced_and_forgotten() {
+    let csb = Csb::new();
+    let root = rootfs();
+    let name = format!("t-{}", std::process::id());
+    let template = |args: &[&str]| csb.command(&[&["template"], args].concat()).output().unwrap();
+    let add = |path: &str| template(&["add", &name, path]);
+    assert!(add(root.path().to_str().unwrap()).status.success());
+    let run = || csb.run(&["--template", &name, "--", "cat", "/mark"]);
+    assert_eq!(text(&run().stdout), "first\n");
+    fs::write(root.path().join("mark"), "second\n").unwrap();
+    assert_eq!(text(&run().stdout), "first\n", "a template is a copy");
+    assert!(add(root.path().to_str().unwrap()).status.success());
+    assert_eq!(text(&run().stdout), "second\n");
+    assert!(text(&template(&["ls", "--local", "-q"]).stdout).lines().any(|line| line == name));
+    assert!(template(&["rm", &name]).status.success());
+    let gone = run();
+    assert_eq!(gone.status.code(), Some(125));
+    assert!(text(&gone.stderr).contains("hint: `csb template ls`"), "{gone:?}");
+    for (args, part) in [
+        (&["rm", &name][..], "no template"),
+        (&["rm", "host"], "always there"),
+        (&["add", "host", "/tmp"], "host"),
+        (&["add", "../x", "/tmp"], "name"),
+        (&["add", "x", "/nowhere-at-all"], "cannot read `/nowhere-at-all`"),
+    ] {
+        let refused = template(args);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(text(&refused.stderr).contains(part), "{args:?}: {refused:?}");
+    }
+}
+
+#[test]
 fn output_that_was_said_to_be_enough_is_kept_and_the_rest_dropped() {
     let csb = Csb::new();
     let output = csb.run(&["--max-output", "1k", "--", "head", "-c", "9m", "/dev/zero"]);

@@ -56,6 +56,10 @@ pub struct ExecSpec {
     pub timeout: Option<Duration>,
     /// Output kept, bytes; what follows is dropped and `truncated` is set.
     pub max_output: u64,
+    /// Output is for one reader, and is gone once that has it: however much comes, the command waits for the reader.
+    /// Only with a sandbox that ends with its server.
+    #[serde(default)]
+    pub stream: bool,
 }
 
 impl ExecSpec {
@@ -80,6 +84,7 @@ impl ExecSpec {
             pty: None,
             timeout: None,
             max_output: DEFAULT_OUTPUT_BYTES,
+            stream: false,
         }
     }
 

@@ -71,6 +71,10 @@ pub enum FileErrorCode {
     Interrupted,
     /// Anything else; `message` has the kernel's words.
     Io,
+    /// The sandbox is paused: no process of it can do the work.
+    Paused,
+    /// The sandbox ended before the operation did.
+    Gone,
 }
 
 /// A failed file operation.

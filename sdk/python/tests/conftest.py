@@ -38,7 +38,7 @@ def give_token(connection: Connection, request: Request) -> None:
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     """A peer that gives tokens and one sandbox; the client waits a hundredth of its usual delays."""
-    for name in ("CLOUD_SANDBOX_URL", "CSB_SERVER", "CSB_API_KEY"):
+    for name in ("CSB_SERVER", "CSB_API_KEY", "CSB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for module in (async_output, sync_output):
         monkeypatch.setattr(module, "backoff", lambda attempt: 0.02)

@@ -100,6 +100,15 @@ def test_the_client_for_threads_is_generated_from_the_one_for_asyncio() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_reference_in_the_repository_is_the_codes() -> None:
+    if not (ROOT.parent.parent / "docs" / "reference").is_dir():
+        pytest.skip("docs/reference is not beside this package")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "reference.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", ["Client", "Process", "Sandbox", "Session", "Terminal"])
 def test_both_clients_offer_the_same(name: str) -> None:
     def surface(kind: type) -> dict[str, list[str]]:

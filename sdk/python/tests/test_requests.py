@@ -52,9 +52,6 @@ def test_a_create_whose_answer_was_lost_is_sent_again_under_the_same_key(peer: P
 @pytest.mark.parametrize(
     "call",
     [
-        lambda s: s.run_command("x"),
-        lambda s: s.run_code("x"),
-        lambda s: s.start("x"),
         lambda s: s.move("/a", "/b"),
         lambda s: s.mkdir("/a"),
         lambda s: s.remove("/a"),
@@ -63,7 +60,7 @@ def test_a_create_whose_answer_was_lost_is_sent_again_under_the_same_key(peer: P
     ],
 )
 def test_what_must_not_happen_twice_is_sent_once(peer: Peer, call: object) -> None:
-    for route in ("POST execs", "POST run-code", "POST files/move", "POST files/mkdir", "DELETE files", "PUT files"):
+    for route in ("POST files/move", "POST files/mkdir", "DELETE files", "PUT files"):
         method, path = route.split(" ")
         peer.on(f"{method} {BASE}/{path}", reset)
     with Sandbox.create(peer.url) as sandbox:
@@ -71,6 +68,24 @@ def test_what_must_not_happen_twice_is_sent_once(peer: Peer, call: object) -> No
         with pytest.raises(ConnectionLost):
             call(sandbox)  # type: ignore[operator]
         assert len(peer.requests) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        (lambda s: s.run_command("x"), "execs"),
+        (lambda s: s.run_code("x"), "run-code"),
+        (lambda s: s.start("x"), "execs"),
+    ],
+)
+def test_a_start_whose_answer_was_lost_is_sent_again_under_the_same_key(peer: Peer, call: object, path: str) -> None:
+    peer.on(f"POST {BASE}/{path}", reset)
+    with Sandbox.create(peer.url, max_retries=2) as sandbox:
+        for _ in range(2):
+            with pytest.raises(ConnectionLost):
+                call(sandbox)  # type: ignore[operator]
+    keys = [r.headers["idempotency-key"] for r in peer.requests if r.path == f"{BASE}/{path}"]
+    assert [len(keys), *(keys.count(key) for key in dict.fromkeys(keys))] == [6, 3, 3]
 
 
 def test_reads_and_whole_writes_are_sent_again(peer: Peer) -> None:
@@ -125,13 +140,14 @@ def test_a_rate_limit_of_an_hour_is_reported_at_once(peer: Peer) -> None:
     assert peer.count(f"GET {BASE}/stats") == 1
 
 
-def test_a_slow_answer_to_an_exec_is_a_timeout_and_not_a_second_exec(peer: Peer) -> None:
+def test_a_slow_answer_to_an_exec_is_a_timeout_and_no_other_exec(peer: Peer) -> None:
     import time
 
     peer.on(f"POST {BASE}/execs", lambda c, r: time.sleep(1))
-    with Sandbox.create(peer.url, request_timeout=0.2) as sandbox, pytest.raises(TimedOut):
+    with Sandbox.create(peer.url, request_timeout=0.2, max_retries=1) as sandbox, pytest.raises(TimedOut):
         sandbox.start("x")
-    assert peer.count(f"POST {BASE}/execs") == 1
+    keys = [r.headers["idempotency-key"] for r in peer.requests if r.path == f"{BASE}/execs"]
+    assert len(keys) == 2 and len(set(keys)) == 1
 
 
 def test_releasing_what_is_gone_is_not_an_error(peer: Peer) -> None:
@@ -195,7 +211,12 @@ def test_the_environment_names_server_and_key(peer: Peer, monkeypatch: pytest.Mo
     with Sandbox.create():
         pass
     assert {r.headers.get("x-api-key") for r in peer.requests} == {"csb_env"}
-    monkeypatch.setenv("CLOUD_SANDBOX_URL", "ftp://nowhere")
+    monkeypatch.delenv("CSB_API_KEY")
+    monkeypatch.setenv("CSB_TOKEN", "from-the-environment")
+    with Sandbox.create():
+        pass
+    assert peer.requests[-1].headers["authorization"] == "Bearer from-the-environment"
+    monkeypatch.setenv("CSB_SERVER", "ftp://nowhere")
     with pytest.raises(CloudSandboxError, match="`ftp://nowhere` is not the address of a server"):
         Sandbox.create()
 

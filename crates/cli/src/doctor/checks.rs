@@ -227,7 +227,7 @@ fn limits() -> Check {
         Err(error) => return Check::lacks(NAME, Status::Degraded, error.to_string(), LOST, FIX),
     };
     let tried = host.root(&format!("csb-doctor-{}", std::process::id())).and_then(|root| {
-        let limits = cgroup::Limits { memory: 64 << 20, cpu_milli: 1000, pids: 64 };
+        let limits = cgroup::Limits { memory: 64 << 20, cpu_milli: 1000, pids: 64, cpu_weight: None };
         let made = root.create("probe", &limits).and_then(|group| group.remove());
         let names: Vec<_> = root.controllers().iter().map(|c| c.name()).collect();
         let removed = root.remove();

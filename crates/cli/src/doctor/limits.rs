@@ -7,6 +7,8 @@ use std::fs;
 pub fn all() -> Vec<Check> {
     let file = |path: &str| fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     vec![
+        processes(),
+        core_dumps(),
         at_least(
             "processes",
             file("/proc/sys/kernel/pid_max"),
@@ -50,6 +52,45 @@ pub fn all() -> Vec<Check> {
             "raise the hard limit of nofile (limits.conf(5), LimitNOFILE= of systemd)",
         ),
     ]
+}
+
+/// Whether all of the default limit can be used by a few sandboxes at once.
+fn processes() -> Check {
+    const NAME: &str = "pids together";
+    let each = u64::from(csb_types::Limits::default().pids);
+    let Some(most) = csb_sys::process::pids_for_sandboxes().map(u64::from) else {
+        return Check::ok(NAME, "no limit that is known");
+    };
+    let found = format!("{most} for all sandboxes: {} of them can use the default of {each} at once", most / each);
+    if most / each >= 100 {
+        return Check::ok(NAME, found);
+    }
+    Check::lacks(
+        NAME,
+        Status::Degraded,
+        found,
+        "more sandboxes can be made than could all use their limit; where too many do, commands of others fail to start",
+        "sysctl kernel.pid_max=4194304 kernel.threads-max=4194304, or ask for fewer with --pids",
+    )
+}
+
+/// The soft value that keeps a piped handler from starting cannot be set above a hard one of 0.
+fn core_dumps() -> Check {
+    const NAME: &str = "core dumps";
+    let handler = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let piped = handler.trim_start().starts_with('|');
+    match (getrlimit(Resource::Core).maximum, piped) {
+        (Some(0), true) => Check::lacks(
+            NAME,
+            Status::Degraded,
+            format!("the hard limit is 0, and core_pattern is `{}`", handler.trim()),
+            "a crash inside starts that program, as root, on what a stranger wrote",
+            "leave the hard limit of core dumps above 0 (`ulimit -Hc`, LimitCORE= of systemd), or sysctl kernel.core_pattern=core",
+        ),
+        (Some(0), false) => Check::ok(NAME, "the hard limit is 0; core_pattern starts no program"),
+        (_, true) => Check::ok(NAME, "a crash inside starts no program of the host"),
+        (_, false) => Check::ok(NAME, "core_pattern starts no program"),
+    }
 }
 
 fn at_least(name: &'static str, value: Option<u64>, enough: u64, lost: &str, fix: &str) -> Check {

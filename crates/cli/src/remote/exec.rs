@@ -14,7 +14,7 @@ use clap::Args;
 use csb_api::{CommandRequest, ExecRequest, ExecState, ExecView, PtySizeRequest, RunCodeRequest, StdinRequest};
 use csb_client::{Attachment, Chunk, Error, Event, Exec, OutputStream, Sandbox};
 use csb_types::{KilledBy, Languages, Stream};
-use std::{fs, future::pending, io, io::Read as _, path::Path, time::Duration};
+use std::{fs, future::pending, io, io::Read as _, path::Path};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -220,16 +220,9 @@ impl Sinks {
     }
 }
 
-/// The output that is there now. The stream of a running command has no end, so a short silence counts as one.
+/// The output that is there now.
 pub async fn so_far(exec: &Exec, from: u64) -> Outcome {
-    const SILENCE: Duration = Duration::from_millis(300);
-    let mut output = exec.output(from);
-    let mut sinks = Sinks::new();
-    while let Ok(next) = tokio::time::timeout(SILENCE, output.next()).await {
-        let Some(chunk) = next? else { break };
-        sinks.write(&chunk).await?;
-    }
-    Ok(())
+    copy(&mut exec.output_so_far(from)).await
 }
 
 /// Never returns.
@@ -249,7 +242,7 @@ async fn input<T>(exec: &Exec) -> T {
             Ok(()) if count > 0 => {}
             // The command ended, or reads no more. That is its business.
             Ok(()) => break,
-            Err(error) if matches!(error.code(), Some("exec_ended" | "stdin_closed" | "invalid_request")) => break,
+            Err(error) if matches!(error.code(), Some("exec_ended" | "stdin_closed")) => break,
             Err(error) => {
                 eprintln!("csb: cannot write to the command's stdin: {error}");
                 break;

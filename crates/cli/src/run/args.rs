@@ -14,8 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Everything is kept that a pipe could carry; what stands in the way of a reader that lags far behind is this.
-const MOST_OUTPUT: u64 = 1 << 30;
+/// Of a result that is printed whole; what is passed on as it comes has no limit.
+const MOST_RESULT: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
 #[command(
@@ -28,6 +28,7 @@ Examples:
   csb run --memory 128m --timeout 10s -- make -j4
   csb run -v ./data:/workspace/data:ro -- ls data
   csb run -it -- bash
+  csb run --template ./rootfs -- sh      a directory or a tar file, imported when it has changed
   tar c . | csb run -- tar t
 
 The exit code is the command's; 128 + N when signal N ended it; 125 when csb failed, 126 when the program
@@ -76,6 +77,8 @@ pub struct Code {
 #[derive(Debug)]
 pub struct Plan {
     pub sandbox: SandboxSpec,
+    /// A directory or tar file that the sandbox starts from, instead of a template with a name.
+    pub template_path: Option<PathBuf>,
     pub exec: ExecSpec,
     pub code: Option<Code>,
     /// Whether our stdin is passed on.
@@ -89,10 +92,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn read(args: RunArgs, dashed: bool) -> Outcome<Self> {
+    pub fn read(args: RunArgs, dashed: bool, json: bool) -> Outcome<Self> {
         let volumes = args.volumes.iter().map(|text| volume(text)).collect::<Outcome<Vec<_>>>()?;
         let limits = args.sandbox.limits();
-        let template = args.sandbox.template.clone().unwrap_or_default();
+        let (template, template_path) = template(args.sandbox.template.as_deref())?;
         let sandbox = SandboxSpec {
             kind: Kind::Process,
             net: Net::None,
@@ -123,15 +126,32 @@ impl Plan {
             timeout: args.command.timeout,
             stdin,
             pty: tty.then(|| terminal::size().unwrap_or_default()),
-            max_output: args.command.max_output.unwrap_or(MOST_OUTPUT),
+            max_output: args.command.max_output.unwrap_or(MOST_RESULT),
+            stream: !bounded && !json,
             ..ExecSpec::argv(argv)
         };
         exec.check()?;
         let raw = tty && stdin && terminal::is_terminal(io::stdin());
         let data_dir = std::path::absolute(options::data_dir(args.data_dir.as_ref()))
             .map_err(|e| Failure::because("cannot find the data directory", &e))?;
-        Ok(Self { sandbox, exec, code, stdin, raw, data_dir, bounded })
+        Ok(Self { sandbox, template_path, exec, code, stdin, raw, data_dir, bounded })
     }
+}
+
+/// A template's name, or the directory or tar file that was given in its place. Names hold no `/`.
+fn template(given: Option<&str>) -> Outcome<(String, Option<PathBuf>)> {
+    let given = given.unwrap_or_default();
+    let tar = [".tar", ".tar.gz", ".tgz", ".tar.zst"].iter().any(|end| given.ends_with(end));
+    let is_path = given.contains('/') || (tar && Path::new(given).is_file());
+    if !is_path {
+        return Ok((given.to_owned(), None));
+    }
+    let path = fs::canonicalize(given).map_err(|error| {
+        Failure::because(format!("cannot find `{given}` of --template"), &error)
+            .hint("a value with a `/` is a directory or tar file; `csb template ls --local` lists names")
+            .exit(125)
+    })?;
+    Ok((String::new(), Some(path)))
 }
 
 /// The command, and the code that it runs.
@@ -223,7 +243,7 @@ mod tests {
         let matches = Run::command().try_get_matches_from(&raw).map_err(|e| e.to_string())?;
         let run = Run::from_arg_matches(&matches).map_err(|e| e.to_string())?.run;
         let dashed = run.dashed(&raw);
-        Plan::read(run, dashed).map_err(|f| f.to_string())
+        Plan::read(run, dashed, false).map_err(|f| f.to_string())
     }
 
     fn argv(args: &[&str]) -> Vec<String> {
@@ -247,6 +267,18 @@ mod tests {
         assert_eq!(argv(&["--lang", "js", "-c", "1", "a", "-b"]), ["node", "/tmp/main.js", "a", "-b"]);
         assert_eq!(argv(&["-c", "1"]), ["python3", "/tmp/main.py"]);
         assert_eq!(argv(&["-c", "1", "--", "-x"]), ["python3", "/tmp/main.py", "-x"]);
+    }
+
+    #[test]
+    fn a_template_is_a_name_or_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let by_path = plan(&["--template", path, "--", "ls"]).unwrap();
+        assert_eq!(by_path.template_path, Some(fs::canonicalize(path).unwrap()));
+        for name in ["busybox", "python:3.12", "nowhere.tar"] {
+            let by_name = plan(&["--template", name, "--", "ls"]).unwrap();
+            assert_eq!((by_name.sandbox.template.as_str(), by_name.template_path), (name, None));
+        }
     }
 
     #[test]
@@ -277,6 +309,9 @@ mod tests {
             (&["-v", "/nonexistent-anywhere:/x", "--", "ls"], "cannot find"),
             (&["-v", "/usr:/", "--", "ls"], "volumes"),
             (&["-i", "-n", "--", "ls"], "cannot be used with"),
+            (&["--template", "./nowhere", "--", "ls"], "cannot find `./nowhere` of --template"),
+            (&["--write-bps", "1m", "--", "ls"], "limits of disk speed need"),
+            (&["--cpu-weight", "0", "--", "ls"], "cpu_weight = 0 is impossible"),
         ] {
             let error = plan(args).expect_err(&format!("{args:?}"));
             assert!(error.contains(part), "{args:?}: {error}");

@@ -87,7 +87,7 @@ async fn input<T>(exec: &Exec, wanted: bool) -> T {
             match exec.write_stdin(Bytes::copy_from_slice(&buffer[..count])).await {
                 Ok(()) => {}
                 // The command reads no more. That is its business.
-                Err(OpError::NoStdin | OpError::ExecEnded | OpError::Gone) => break,
+                Err(OpError::StdinClosed | OpError::ExecEnded | OpError::Gone) => break,
                 Err(error) => {
                     eprintln!("csb: cannot write to the command's stdin: {error}");
                     break;

@@ -39,16 +39,19 @@ class Config:
         headers: Optional[Mapping[str, str]] = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Config:
-        """Arguments win over `CLOUD_SANDBOX_URL`, `CSB_SERVER` and `CSB_API_KEY`."""
-        url = base_url or environ.get("CLOUD_SANDBOX_URL") or environ.get("CSB_SERVER") or DEFAULT_URL
+        """Arguments win over `CSB_SERVER`, `CSB_API_KEY` and `CSB_TOKEN`; a key wins over a token of the same place."""
+        url = base_url or environ.get("CSB_SERVER") or DEFAULT_URL
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise CloudSandboxError(f"`{url}` is not the address of a server", hint=f"write it like {DEFAULT_URL}")
         if token and api_key:
             raise CloudSandboxError("give `token` or `api_key`, not both")
+        if not api_key and not token:
+            api_key = environ.get("CSB_API_KEY") or None
+            token = None if api_key else environ.get("CSB_TOKEN") or None
         return cls(
             base_url=url.rstrip("/"),
-            api_key=api_key or (None if token else environ.get("CSB_API_KEY") or None),
+            api_key=api_key,
             token=token,
             user_id=user_id,
             request_timeout=request_timeout,

@@ -82,13 +82,20 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Running:
+    """All output that was there is delivered, and the exec goes on."""
+
+    info: ExecInfo
+
+
+@dataclass(frozen=True)
 class Failed:
     """The stream ends with an error instead of a result; `body` has the API's error shape."""
 
     body: Any
 
 
-Signal = Union[OutputChunk, Started, Ended, Failed]
+Signal = Union[OutputChunk, Started, Ended, Running, Failed]
 
 
 def decode(event: Event) -> Optional[Signal]:
@@ -105,6 +112,8 @@ def decode(event: Event) -> Optional[Signal]:
         return Started(ExecInfo.from_json(_json(event)))
     if event.name == "end":
         return Ended(ExecInfo.from_json(_json(event)))
+    if event.name == "running":
+        return Running(ExecInfo.from_json(_json(event)))
     if event.name == "error":
         return Failed(_json(event))
     return None

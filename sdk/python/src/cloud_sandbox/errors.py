@@ -48,6 +48,7 @@ __all__ = [
     "SandboxReleasing",
     "ServerError",
     "SessionNotFound",
+    "StdinClosed",
     "TemplateNotFound",
     "TimedOut",
     "TokenExpired",
@@ -203,7 +204,11 @@ class ExecEnded(Conflict):
 
 
 class ExecNotInteractive(Conflict):
-    """The exec has no open stdin, or no terminal."""
+    """The exec was started without stdin, or without a terminal."""
+
+
+class StdinClosed(Conflict):
+    """The exec's stdin was closed by an earlier write, or by the command itself."""
 
 
 class IdempotencyConflict(Conflict):
@@ -215,7 +220,7 @@ class SandboxLimit(Conflict):
 
 
 class SandboxGone(CloudSandboxError):
-    """The sandbox went away while its output was being read."""
+    """The sandbox ended while the request was under way."""
 
 
 class RateLimited(CloudSandboxError):
@@ -305,6 +310,7 @@ _BY_CODE: Mapping[str, type[CloudSandboxError]] = {
     "file_interrupted": FileInterrupted,
     "file_failed": FileFailed,
     "exec_not_interactive": ExecNotInteractive,
+    "stdin_closed": StdinClosed,
     "not_found": NotFound,
     "sandbox_not_found": SandboxNotFound,
     "session_not_found": SessionNotFound,

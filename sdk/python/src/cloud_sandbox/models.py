@@ -14,6 +14,16 @@ T = TypeVar("T")
 R = TypeVar("R", bound="Record")
 
 
+class IoRequest(TypedDict, total=False):
+    """How fast a disk may be used; 0 is no limit."""
+
+    read_bps: Union[str, int]
+    """Bytes a second, or a size such as `"10Mi"`."""
+    write_bps: Union[str, int]
+    read_iops: int
+    write_iops: int
+
+
 class ResourceRequest(TypedDict, total=False):
     """What a sandbox may use; whatever is left out has the server's default."""
 
@@ -25,6 +35,10 @@ class ResourceRequest(TypedDict, total=False):
     pids: int
     inodes: int
     nofile: int
+    cpu_weight: int
+    """Share of a busy CPU beside other sandboxes, 1 to 10000; 100 is usual."""
+    io: IoRequest
+    """Only of a sandbox with `storage="disk"`."""
 
 
 class Record(Mapping[str, Any]):

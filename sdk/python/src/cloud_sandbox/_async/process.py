@@ -12,7 +12,8 @@ from .._payload import STDIN_PIECE
 from .._retry import Safety
 from ..errors import ExecRunning, TimedOut
 from ..models import CommandResult, ExecInfo, OutputChunk
-from .output import Collector, follow
+from .output import Collector
+from .output import follow as attach
 from .transport import AsyncTransport
 
 if TYPE_CHECKING:
@@ -73,12 +74,16 @@ class AsyncProcess:
 
     # -- output -----------------------------------------------------------------------------------------------
 
-    async def output(self, from_seq: int = 0) -> AsyncIterator[OutputChunk]:
-        """All output behind `from_seq`, as it comes, until the end; over lost connections too."""
-        async for signal in follow(self._transport, f"{self._path}/output", self.exec_id, _sse.Progress(from_seq)):
+    async def output(self, from_seq: int = 0, follow: bool = True) -> AsyncIterator[OutputChunk]:
+        """All output behind `from_seq`, as it comes, until the end; over lost connections too.
+
+        Without `follow`, what is there now.
+        """
+        path, progress = f"{self._path}/output", _sse.Progress(from_seq)
+        async for signal in attach(self._transport, path, self.exec_id, progress, follow):
             if isinstance(signal, OutputChunk):
                 yield signal
-            elif isinstance(signal, _sse.Ended):
+            elif isinstance(signal, (_sse.Ended, _sse.Running)):
                 self.info = signal.info
 
     async def __aiter__(self) -> AsyncIterator[OutputChunk]:

@@ -10,12 +10,12 @@ from typing import Any, Literal, Optional, Union, overload
 from .. import _payload, _sse
 from .._payload import Command, Input
 from .._retry import Safety
-from ..errors import ExecEnded, ExecNotInteractive, ProtocolError, SandboxNotFound
+from ..errors import ExecEnded, ProtocolError, SandboxGone, SandboxNotFound, StdinClosed
 from ..models import CommandResult, ExecInfo, OutputChunk, ResourceRequest, SandboxInfo, SandboxStats
 from . import shims
 from .client import AsyncClient
 from .files import AsyncFiles
-from .output import Collector, start
+from .output import Collector, once, start
 from .process import AsyncProcess
 
 
@@ -72,8 +72,8 @@ class AsyncSandbox(AsyncFiles):
         """Makes a sandbox.
 
         `timeout` is its lifetime in seconds; `sandbox={"kind": …}` chooses the isolation. Without `client`, the
-        server is `base_url`, `CLOUD_SANDBOX_URL`, `CSB_SERVER` or http://127.0.0.1:8080, and further keywords
-        (`token`, `request_timeout`, `max_retries`, …) go to `Client`.
+        server is `base_url`, `CSB_SERVER` or http://127.0.0.1:8080, and further keywords (`token`,
+        `request_timeout`, `max_retries`, …) go to `Client`.
         """
         owner = client or AsyncClient(base_url, user_id=user_id, api_key=api_key, **connection)
         body = _payload.sandbox_request(
@@ -141,7 +141,7 @@ class AsyncSandbox(AsyncFiles):
 
     async def release(self) -> None:
         """Ends the sandbox with all its processes and files. One that is gone already counts as released."""
-        with contextlib.suppress(SandboxNotFound):
+        with contextlib.suppress(SandboxNotFound, SandboxGone):
             await self._transport.request("DELETE", self._path, safety=Safety.REPEATABLE)
         self._release = False
 
@@ -258,7 +258,9 @@ class AsyncSandbox(AsyncFiles):
         """
         size = (80, 24) if pty is True else (pty or None)
         body = _payload.exec_request(command, env, cwd, user, stdin, timeout, max_output_bytes, size, wait=False)
-        data = await self._transport.json("POST", f"{self._path}/execs", safety=Safety.ONCE, json=body)
+        data = await self._transport.json(
+            "POST", f"{self._path}/execs", safety=Safety.REPEATABLE, json=body, headers=once()
+        )
         return AsyncProcess(self._transport, self.sandbox_id, ExecInfo.from_json(data))
 
     async def processes(self) -> Sequence[AsyncProcess]:
@@ -330,5 +332,5 @@ class AsyncSandbox(AsyncFiles):
 
 async def _feed(process: AsyncProcess, data: bytes) -> None:
     # It may close its stdin or end without reading everything, as `head` does; its result says the rest.
-    with contextlib.suppress(ExecEnded, ExecNotInteractive):
+    with contextlib.suppress(ExecEnded, StdinClosed):
         await process.send_stdin(data, close=True)

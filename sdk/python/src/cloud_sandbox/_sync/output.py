@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional
 
@@ -32,47 +33,63 @@ EVENT_STREAM = {"Accept": "text/event-stream"}
 SILENCE = 60.0
 
 
+def once() -> dict[str, str]:
+    """A header of one request, however often it is sent: the server starts one exec for it."""
+    return {"Idempotency-Key": uuid.uuid4().hex}
+
+
 def start(
     transport: Transport, path: str, body: Mapping[str, Any], find_sandbox: Callable[[], str]
 ) -> Iterator[_sse.Signal]:
-    """Starts an exec and yields `Started`, its output, and `Ended`. The start itself is never sent twice.
+    """Starts an exec and yields `Started`, its output, and `Ended`. Sent again, the start finds what it started before.
 
     `find_sandbox` is asked where the exec runs if its output has to be attached to again.
     """
     started: Optional[ExecInfo] = None
     ended = False
+    attempt = 0
     progress = _sse.Progress()
-    try:
-        with transport.stream(
-            "POST", path, safety=Safety.ONCE, json=dict(body), headers=EVENT_STREAM, timeout=SILENCE
-        ) as response:
-            for signal in _signals(response):
-                if isinstance(signal, _sse.Started):
-                    started = signal.info
-                    yield signal
-                elif isinstance(signal, OutputChunk):
-                    fresh = progress.accept(signal)
-                    if fresh is not None:
-                        yield fresh
-                elif isinstance(signal, _sse.Ended):
-                    ended = True
-                    yield signal
-    except httpx.HTTPError as error:
+    headers = {**EVENT_STREAM, **once()}
+    while started is None:
+        why = "the answer ended before the exec's id came"
+        cause: Optional[Exception] = None
+        try:
+            with transport.stream(
+                "POST", path, safety=Safety.REPEATABLE, json=dict(body), headers=headers, timeout=SILENCE
+            ) as response:
+                for signal in _signals(response):
+                    if isinstance(signal, _sse.Started):
+                        started = signal.info
+                        yield signal
+                    elif isinstance(signal, OutputChunk):
+                        fresh = progress.accept(signal)
+                        if fresh is not None:
+                            yield fresh
+                    elif isinstance(signal, _sse.Ended):
+                        ended = True
+                        yield signal
+        except httpx.HTTPError as error:
+            why, cause = f"the connection broke before the exec's id came: {error}", error
         if started is None:
-            raise ConnectionLost(f"POST {path}: the connection broke before the exec's id came: {error}") from error
+            if attempt >= transport.config.max_retries:
+                raise ConnectionLost(f"POST {path}: {why}") from cause
+            shims.sleep(backoff(attempt))
+            attempt += 1
     if ended:
         return
-    if started is None:
-        raise ConnectionLost(f"POST {path}: the answer ended before the exec's id came")
     output_path = f"/api/v1/sandboxes/{find_sandbox()}/execs/{started.exec_id}/output"
     for signal in follow(transport, output_path, started.exec_id, progress):
         yield signal
 
 
 def follow(
-    transport: Transport, path: str, exec_id: str, progress: _sse.Progress
+    transport: Transport, path: str, exec_id: str, progress: _sse.Progress, to_the_end: bool = True
 ) -> Iterator[_sse.Signal]:
-    """Attaches to an exec's output behind `progress` and stays to the end, over as many connections as it takes."""
+    """Attaches to an exec's output behind `progress` and stays to the end, over as many connections as it takes.
+
+    Without `to_the_end`, to what is there now.
+    """
+    params = {"from": progress.seq, "follow": to_the_end}
     ended = False
     attempt = 0
     last_success = time.monotonic()
@@ -80,7 +97,7 @@ def follow(
         cause: Exception
         try:
             with transport.stream(
-                "GET", path, params={"from": progress.seq}, headers=EVENT_STREAM, timeout=SILENCE
+                "GET", path, params={**params, "from": progress.seq}, headers=EVENT_STREAM, timeout=SILENCE
             ) as response:
                 attempt, last_success = 0, time.monotonic()
                 for signal in _signals(response):
@@ -89,7 +106,7 @@ def follow(
                         fresh = progress.accept(signal)
                         if fresh is not None:
                             yield fresh
-                    elif isinstance(signal, _sse.Ended):
+                    elif isinstance(signal, (_sse.Ended, _sse.Running)):
                         ended = True
                         yield signal
             cause = ProtocolError("the stream ended before the exec did")

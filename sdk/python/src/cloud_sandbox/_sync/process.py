@@ -13,7 +13,8 @@ from .._payload import STDIN_PIECE
 from .._retry import Safety
 from ..errors import ExecRunning, TimedOut
 from ..models import CommandResult, ExecInfo, OutputChunk
-from .output import Collector, follow
+from .output import Collector
+from .output import follow as attach
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -74,12 +75,16 @@ class Process:
 
     # -- output -----------------------------------------------------------------------------------------------
 
-    def output(self, from_seq: int = 0) -> Iterator[OutputChunk]:
-        """All output behind `from_seq`, as it comes, until the end; over lost connections too."""
-        for signal in follow(self._transport, f"{self._path}/output", self.exec_id, _sse.Progress(from_seq)):
+    def output(self, from_seq: int = 0, follow: bool = True) -> Iterator[OutputChunk]:
+        """All output behind `from_seq`, as it comes, until the end; over lost connections too.
+
+        Without `follow`, what is there now.
+        """
+        path, progress = f"{self._path}/output", _sse.Progress(from_seq)
+        for signal in attach(self._transport, path, self.exec_id, progress, follow):
             if isinstance(signal, OutputChunk):
                 yield signal
-            elif isinstance(signal, _sse.Ended):
+            elif isinstance(signal, (_sse.Ended, _sse.Running)):
                 self.info = signal.info
 
     def __iter__(self) -> Iterator[OutputChunk]:

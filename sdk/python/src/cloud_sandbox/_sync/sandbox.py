@@ -11,12 +11,12 @@ from typing import Any, Literal, Optional, Union, overload
 from .. import _payload, _sse
 from .._payload import Command, Input
 from .._retry import Safety
-from ..errors import ExecEnded, ExecNotInteractive, ProtocolError, SandboxNotFound
+from ..errors import ExecEnded, ProtocolError, SandboxGone, SandboxNotFound, StdinClosed
 from ..models import CommandResult, ExecInfo, OutputChunk, ResourceRequest, SandboxInfo, SandboxStats
 from . import shims
 from .client import Client
 from .files import Files
-from .output import Collector, start
+from .output import Collector, once, start
 from .process import Process
 
 
@@ -73,8 +73,8 @@ class Sandbox(Files):
         """Makes a sandbox.
 
         `timeout` is its lifetime in seconds; `sandbox={"kind": …}` chooses the isolation. Without `client`, the
-        server is `base_url`, `CLOUD_SANDBOX_URL`, `CSB_SERVER` or http://127.0.0.1:8080, and further keywords
-        (`token`, `request_timeout`, `max_retries`, …) go to `Client`.
+        server is `base_url`, `CSB_SERVER` or http://127.0.0.1:8080, and further keywords (`token`,
+        `request_timeout`, `max_retries`, …) go to `Client`.
         """
         owner = client or Client(base_url, user_id=user_id, api_key=api_key, **connection)
         body = _payload.sandbox_request(
@@ -142,7 +142,7 @@ class Sandbox(Files):
 
     def release(self) -> None:
         """Ends the sandbox with all its processes and files. One that is gone already counts as released."""
-        with contextlib.suppress(SandboxNotFound):
+        with contextlib.suppress(SandboxNotFound, SandboxGone):
             self._transport.request("DELETE", self._path, safety=Safety.REPEATABLE)
         self._release = False
 
@@ -259,7 +259,9 @@ class Sandbox(Files):
         """
         size = (80, 24) if pty is True else (pty or None)
         body = _payload.exec_request(command, env, cwd, user, stdin, timeout, max_output_bytes, size, wait=False)
-        data = self._transport.json("POST", f"{self._path}/execs", safety=Safety.ONCE, json=body)
+        data = self._transport.json(
+            "POST", f"{self._path}/execs", safety=Safety.REPEATABLE, json=body, headers=once()
+        )
         return Process(self._transport, self.sandbox_id, ExecInfo.from_json(data))
 
     def processes(self) -> Sequence[Process]:
@@ -331,5 +333,5 @@ class Sandbox(Files):
 
 def _feed(process: Process, data: bytes) -> None:
     # It may close its stdin or end without reading everything, as `head` does; its result says the rest.
-    with contextlib.suppress(ExecEnded, ExecNotInteractive):
+    with contextlib.suppress(ExecEnded, StdinClosed):
         process.send_stdin(data, close=True)
