@@ -115,8 +115,9 @@ def test_disk_speed_without_a_disk_is_refused_and_so_is_what_no_host_has(api: Ap
     for weight in (0, -1, 10_001, "heavy", 1.5):
         refused(api("POST", "/sandboxes", json={"resources": {"cpu_weight": weight}}), 400, "invalid_request")
     # More processes than the kernel has ids for.
-    message = refused(api("POST", "/sandboxes", json={"resources": {"pids": 4_194_304}}), 501, "unsupported")
-    assert "kernel.pid_max" in message
+    many = {"resources": {"pids": 4_194_304}}
+    for answer in (api("POST", "/sandboxes", json=many), api("PATCH", f"/sandboxes/{sandbox}", json=many)):
+        assert "kernel.pid_max" in refused(answer, 501, "unsupported")
 
 
 def test_what_a_template_is_said_to_run_it_runs(api: Api) -> None:

@@ -4,17 +4,19 @@
 //! (A terminal's bytes pass through our memory: splice(2) from a terminal needs a pipe between.)
 //! Knows nothing of processes or of when an exec ends.
 
+mod home;
+
+pub(crate) use home::Home;
+
 use crate::order::{Cursor, DROPPED, Lane, Order, Piece, RECORD};
 use csb_types::ExecId;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec},
-    fs::{Mode, OFlags},
-};
+use home::MOST_FREE;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     fs::File,
     io::{self, Write},
     os::{fd::AsFd, unix::fs::FileExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,91 +31,6 @@ const MOST_SWITCHES: usize = 128 * 1024;
 
 /// Bytes of all spools of one sandbox. A sandbox may run many commands at once, each within its own limit.
 const MOST_PER_SANDBOX: u64 = 1 << 30;
-
-/// The directory of one sandbox's spools.
-#[derive(Debug)]
-pub(crate) struct Home {
-    dir: PathBuf,
-    durable: bool,
-    /// Bytes of all spools together.
-    used: AtomicU64,
-    /// Empty files of execs that nobody has any more, for the next ones.
-    free: Mutex<Vec<PathBuf>>,
-    freed: AtomicU64,
-}
-
-/// Empty files kept by one sandbox.
-const MOST_FREE: usize = 8;
-
-impl Home {
-    /// With `durable`, spools have names in `dir` (made now) and outlive this process; else they are nameless files.
-    pub(crate) fn open(dir: PathBuf, durable: bool) -> io::Result<Self> {
-        if durable {
-            match rustix::fs::mkdir(&dir, Mode::RWXU) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let (used, freed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { dir, durable, used, free: Mutex::default(), freed })
-    }
-
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    pub(crate) fn durable(&self) -> bool {
-        self.durable
-    }
-
-    fn path(&self, id: &ExecId, extension: &str) -> PathBuf {
-        self.dir.join(format!("{id}.{extension}"))
-    }
-
-    fn free(&self) -> MutexGuard<'_, Vec<PathBuf>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Empties a file and keeps it for the next exec of this sandbox.
-    fn recycle(&self, path: &Path) -> io::Result<()> {
-        let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
-        File::options().write(true).open(path)?.set_len(0)?;
-        std::fs::rename(path, &empty)?;
-        self.free().push(empty);
-        Ok(())
-    }
-
-    /// Opens a file to write at its end, which is `at`.
-    fn create(&self, id: &ExecId, extension: &str, at: u64) -> io::Result<File> {
-        let mode = Mode::RUSR | Mode::WUSR;
-        let base = OFlags::RDWR | OFlags::CLOEXEC;
-        if self.durable {
-            let path = self.path(id, extension);
-            if at == 0
-                && let Some(empty) = self.free().pop()
-            {
-                // Without one the file is made: that costs more, nothing else.
-                let _ = std::fs::rename(empty, &path);
-            }
-            let file = File::from(rustix::fs::open(path, base | OFlags::CREATE, mode)?);
-            if at > 0 {
-                // O_APPEND would make splice(2) refuse it.
-                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(at))?;
-            }
-            return Ok(file);
-        }
-        match rustix::fs::open(&self.dir, base | OFlags::TMPFILE, mode) {
-            Ok(fd) => Ok(fd.into()),
-            // Some file systems have no nameless files.
-            Err(_) => {
-                let path = self.path(id, extension);
-                let file = File::from(rustix::fs::open(&path, base | OFlags::CREATE | OFlags::EXCL, mode)?);
-                std::fs::remove_file(path)?;
-                Ok(file)
-            }
-        }
-    }
-}
 
 const EXTENSIONS: [&str; 2] = ["out", "err"];
 const INDEX: &str = "idx";

@@ -12,7 +12,7 @@ use csb_engine::{
     warden::{Link, WardenError},
 };
 use csb_image::{Source, Store, StoreError, Template};
-use csb_types::{Phase, SandboxId, SandboxSpec, StartedBy, Upper};
+use csb_types::{Limits, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
 use csb_wire::Mode;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -185,6 +185,7 @@ impl Node {
     /// A sandbox: claimed from the pool where one fits, else built. Dropped before it is done, it leaves nothing.
     pub async fn create(&self, spec: SandboxSpec) -> Result<Handle, CreateError> {
         spec.check()?;
+        self.check_limits(&spec.limits)?;
         let asked = Instant::now();
         let spec = self.inner.complete(spec);
         let fit = fit(&self.inner.pool_spec, &spec);
@@ -204,6 +205,19 @@ impl Node {
             }
         });
         receiver.await.unwrap_or_else(|_| Err(CreateError::Warden("the server is shutting down".into())))
+    }
+
+    /// Refuses limits that this host cannot give to a single sandbox.
+    pub fn check_limits(&self, limits: &Limits) -> Result<(), CreateError> {
+        // Read only for those who ask for much: everybody else fits on any host.
+        if limits.pids > MANY_PIDS
+            && let Some(most) = csb_sys::process::pids_for_sandboxes()
+            && limits.pids > most
+        {
+            let what = format!("{} processes: this host has room for {most} of all sandboxes", limits.pids);
+            return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
+        }
+        Ok(())
     }
 
     /// A sandbox that was handed out and is not gone.
@@ -452,14 +466,6 @@ impl Inner {
         if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
-        }
-        // Read only for those who ask for much: everybody else fits on any host.
-        if spec.limits.pids > MANY_PIDS
-            && let Some(most) = csb_sys::process::pids_for_sandboxes()
-            && spec.limits.pids > most
-        {
-            let what = format!("{} processes: this host has room for {most} of all sandboxes", spec.limits.pids);
-            return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
         }
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let id = SandboxId::random();

@@ -12,10 +12,11 @@ CODE = ROOT / "src" / "cloud_sandbox"
 
 HEAD = """# The Python SDK
 
-This page is made from the code (`python sdk/python/tools/reference.py`; a test compares them). How the pieces work together is told in
-[sdk/python](../../sdk/python/README.md).
+This page is made from the code (`python sdk/python/tools/reference.py`; a test compares them). How the pieces work
+together is told in [sdk/python](../../sdk/python/README.md).
 
-`Sandbox` has the methods of `Files`. Every class that connects has a twin for asyncio with `Async` before its name: the same methods, awaited, with `aclose` in place of `close`.
+`Sandbox` has the methods of `Files`. Every class that connects has a twin for asyncio with `Async` before its name: the
+same methods, awaited, with `aclose` in place of `close`.
 """
 
 CLASSES = [

@@ -249,6 +249,7 @@ impl App {
     /// Changes limits.
     pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
         let limits = request.resources.over(&mine.handle.spec().limits)?;
+        self.node.check_limits(&limits)?;
         self.finish(async move {
             mine.handle.set_limits(limits).await?;
             Ok(mine.view())

@@ -89,7 +89,8 @@ mod tests {
              4xx or 5xx has the [one shape of errors](../errors/README.md). `?` marks what may be absent.\n",
         );
         let name_of = |schema: &serde_json::Value| {
-            let reference = schema["$ref"].as_str().or_else(|| schema["oneOf"][1]["$ref"].as_str());
+            let one_of = schema["oneOf"].as_array().into_iter().flatten();
+            let reference = std::iter::once(schema).chain(one_of).find_map(|schema| schema["$ref"].as_str());
             reference.and_then(|r| r.rsplit('/').next()).map(|name| format!("`{name}`"))
         };
         let mut tags: Vec<&str> = Vec::new();
