@@ -10,8 +10,9 @@ page=docs/reference/benchmarks.md
 measure() { "$csb" --json bench "$@"; }
 row='"| \(.bench) | \(.n) | \(.p50) | \(.p90) | \(.p99) |"'
 
-cold=$(measure compare-cold --n "$rounds")
-create=$(measure create --n "$((rounds * 2))")
+cold=$(measure compare-run --n "$rounds")
+create=$(measure cold --n "$((rounds * 2))")
+sustained=$(measure sustained --n "$((rounds * 10))" --live "${LIVE:-100}")
 claim=$(measure claim --n "$((rounds * 2))")
 exec=$(measure exec --n "$((rounds * 5))")
 rest=$(measure rest --n "$((rounds * 5))")
@@ -40,12 +41,13 @@ table=$(
     echo
     echo "| in a running node | n | p50 | p90 | p99 |"
     echo "| --- | --- | --- | --- | --- |"
-    jq -r "$row" <<<"$create" | sed 's/| create |/| create, built on request, to first output |/'
-    jq -r "$row" <<<"$claim" | sed 's/| claim |/| create, claimed from the pool, to first output |/'
+    jq -r "$row" <<<"$create" | sed 's/| cold |/| cold: create, built on request, to first output |/'
+    jq -r "$row" <<<"$claim" | sed 's/| claim |/| claim: create, claimed from the pool, to first output |/'
     jq -r "$row" <<<"$release"
     jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
     echo
-    echo "$(jq .live <<<"$density") sandboxes live at once, each with a running process: $(jq .kib_each <<<"$density") KiB of host memory each."
+    echo "Sustained, $(jq .live <<<"$sustained") others live: $(jq .per_second <<<"$sustained") sandboxes a second made, used and released."
+    echo "$(jq .live <<<"$density") sandboxes live at once, each of which had run code: $(jq .kib_each <<<"$density") KiB of host memory each."
 )
 echo "$table"
 if [ ! -e "$page" ]; then

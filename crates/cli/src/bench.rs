@@ -2,11 +2,15 @@
 
 mod compare;
 mod figures;
+mod limits;
 mod node;
 mod program;
 mod rest;
 
-use crate::{failure::Outcome, print};
+use crate::{
+    failure::{Failure, Outcome},
+    print,
+};
 use clap::{Args, ValueEnum};
 use figures::Report;
 
@@ -16,7 +20,8 @@ Examples:
   csb bench cold --n 200
   csb bench density --n 500 --json | jq .kib_each
 
-Times are milliseconds. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.")]
+Times are milliseconds. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
+Every sandbox that is counted has run a command.")]
 pub struct BenchArgs {
     /// What to measure
     #[arg(value_enum, value_name = "WHAT")]
@@ -24,44 +29,53 @@ pub struct BenchArgs {
     /// How often, or how many [default: as fits]
     #[arg(long, value_name = "N")]
     n: Option<u32>,
+    /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    live: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Start `csb run -- echo`, until its first output
-    Cold,
     /// Make a sandbox in a running node, until the first output of a command in it
-    Create,
+    Cold,
     /// Take a sandbox from the pool, until the first output of a command in it
     Claim,
     /// Run a command in a sandbox that is there, until its end
     Exec,
     /// Release a sandbox, until nothing is left of it
     Release,
+    /// Make, run a command and release, several at a time without a pause
+    Sustained,
     /// Ask a server for so many sandboxes at once, until each has run a command
     Burst,
-    /// Keep so many sandboxes, each with a running process; memory of each
+    /// Keep so many sandboxes that have run a command; memory of each
     Density,
     /// Run a command through the HTTP API, until its end
     Rest,
-    /// `cold`, in turn with bwrap, runc, crun and docker where they are
-    CompareCold,
+    /// Start `csb run -- echo`, the whole program, until its first output
+    Run,
+    /// `run`, in turn with bwrap, runc, crun, runsc and docker where they are
+    CompareRun,
     /// One more command in a container of runc, crun and docker, to set beside `exec`
     CompareExec,
 }
 
 pub fn bench(args: BenchArgs, json: bool) -> Outcome {
+    // One process holds what many would.
+    csb_sys::process::raise_limit(rustix::process::Resource::Nofile)
+        .map_err(|error| Failure::because("cannot raise the limit of open descriptors", &error))?;
     let n = |default: u32| args.n.unwrap_or(default).max(1);
     let report = match args.what {
-        What::Cold => program::cold(n(100))?,
-        What::Create => node::create(n(200))?,
-        What::Claim => node::claim(n(200))?,
-        What::Exec => node::exec(n(500))?,
+        What::Cold => node::cold(n(200), args.live)?,
+        What::Claim => node::claim(n(200), args.live)?,
+        What::Exec => node::exec(n(500), args.live)?,
         What::Release => node::release(n(200))?,
+        What::Sustained => node::sustained(n(1000), args.live)?,
         What::Density => node::density(n(200))?,
         What::Burst => rest::burst(n(100))?,
         What::Rest => rest::rest(n(500))?,
-        What::CompareCold => return show_all(&compare::cold(n(50))?, json),
+        What::Run => program::run(n(100))?,
+        What::CompareRun => return show_all(&compare::run(n(50))?, json),
         What::CompareExec => return show_all(&compare::exec(n(50))?, json),
     };
     show(&report, json)

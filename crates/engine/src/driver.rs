@@ -6,11 +6,12 @@ use crate::{
     Exec, ExecError, OpError,
     admit::{Request, Verdict, admit},
     exec::Shared,
-    handle::Sandbox,
+    handle::{Last, Sandbox},
     journal::{Entry, Journal, StartV1},
     plan,
     port::Port,
     pump::Exit,
+    shelf::Shelf,
     warden::WardenError,
 };
 use csb_sys::packet::Conn;
@@ -20,7 +21,6 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -124,7 +124,8 @@ pub(crate) struct Driver {
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) outbox: VecDeque<Outgoing>,
     pub(crate) journal: Option<Journal>,
-    pub(crate) leftovers: Vec<PathBuf>,
+    pub(crate) shelf: Arc<Shelf>,
+    pub(crate) last: Option<Last>,
     pub(crate) ready: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Execs of an earlier server that init has not spoken of yet; `Some` until it has spoken of all.
     pub(crate) unreported: Option<HashMap<ExecId, Arc<Shared>>>,
@@ -156,7 +157,7 @@ impl Driver {
         conn: Conn,
         inbox: mpsc::UnboundedReceiver<Command>,
         journal: Option<Journal>,
-        leftovers: Vec<PathBuf>,
+        (shelf, last): (Arc<Shelf>, Option<Last>),
         ready: oneshot::Sender<Result<(), Failure>>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -165,7 +166,8 @@ impl Driver {
             inbox,
             outbox: VecDeque::new(),
             journal,
-            leftovers,
+            shelf,
+            last,
             ready: Some(ready),
             unreported: None,
             starting: HashMap::new(),

@@ -4,11 +4,14 @@ use crate::{
     ExecError,
     admit::Request,
     driver::{Command, Driver, Next, warden_failed},
+    handle::Last,
     pump::{Exit, released},
+    shelf::Shelf,
+    spool::Home,
     warden::WardenError,
 };
-use csb_types::Phase;
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use csb_types::{ExecId, Phase};
+use std::{collections::HashSet, io, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// For output that is still on its way when no process is left.
@@ -82,16 +85,20 @@ impl Driver {
             tracing::error!(sandbox = %self.sandbox.id, "output of a sandbox that is gone does not end");
             self.pumps.shutdown().await;
         }
+        let mut read = HashSet::new();
+        // Under the lock: nobody else can come by an exec meanwhile.
         for exec in self.sandbox.execs().iter() {
             if Arc::strong_count(exec) > 1 {
                 exec.spool.pin();
+                read.insert(exec.id.clone());
+            } else {
+                exec.spool.forget();
             }
         }
-        let dir = self.sandbox.home.durable().then(|| self.sandbox.home.dir().to_owned());
         drop(self.journal.take());
-        let leftovers = std::mem::take(&mut self.leftovers);
-        if dir.is_some() || !leftovers.is_empty() {
-            let removed = tokio::task::spawn_blocking(move || remove(dir, leftovers)).await;
+        let (home, shelf, last) = (self.sandbox.home.clone(), self.shelf.clone(), self.last.take());
+        if home.durable() || last.is_some() {
+            let removed = tokio::task::spawn_blocking(move || remove(&home, &shelf, &read, last)).await;
             for error in removed.unwrap_or_else(|error| vec![io::Error::other(error)]) {
                 tracing::error!(sandbox = %self.sandbox.id, %error, "cannot remove what a sandbox left");
             }
@@ -109,9 +116,9 @@ impl Driver {
     }
 }
 
-fn remove(dir: Option<PathBuf>, leftovers: Vec<PathBuf>) -> Vec<io::Error> {
-    let dir = dir.map(std::fs::remove_dir_all);
-    let files = leftovers.into_iter().map(std::fs::remove_file);
-    let errors = dir.into_iter().chain(files).filter_map(Result::err);
+fn remove(home: &Home, shelf: &Shelf, read: &HashSet<ExecId>, last: Option<Last>) -> Vec<io::Error> {
+    let dir = home.durable().then(|| home.give_back(shelf, read));
+    let last = last.map(|last| (last.0)());
+    let errors = dir.into_iter().chain(last).filter_map(Result::err);
     errors.filter(|error| error.kind() != io::ErrorKind::NotFound).collect()
 }

@@ -6,6 +6,7 @@ use crate::{
     exec,
     files::{FileCall, Reply, blame},
     journal::{Entry, Journal},
+    shelf::Shelf,
     spool::Home,
     verdict::Counters,
     warden::{Link, WardenError},
@@ -59,10 +60,21 @@ pub struct Seat {
     pub spool: PathBuf,
     /// Whether execs must be found again by the next server; if not, `spool` is an existing directory for nameless files.
     pub durable: bool,
-    /// Files to remove when it is gone, in this order, after the spools.
-    pub leftovers: Vec<PathBuf>,
+    /// Where its directory goes when it is gone.
+    pub shelf: Arc<Shelf>,
+    /// What to do when it is gone, after the spools went.
+    pub last: Option<Last>,
     /// None: init was started just now. Some: it was found running, frozen or not.
     pub adopted: Option<bool>,
+}
+
+/// Done when nothing is left of a sandbox but what its node knows of it. May block.
+pub struct Last(pub Box<dyn FnOnce() -> io::Result<()> + Send>);
+
+impl fmt::Debug for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Last")
+    }
 }
 
 /// What the driver, the pumps and the handles share.
@@ -133,7 +145,7 @@ impl fmt::Debug for Handle {
 impl Handle {
     /// Starts the driver. Wait for `ready` before use.
     pub fn seat(seat: Seat) -> io::Result<(Handle, Readiness)> {
-        let home = Arc::new(Home::open(seat.spool, seat.durable)?);
+        let home = Arc::new(Home::open(seat.spool, seat.durable, &seat.shelf)?);
         let (journal, entries) = if seat.durable {
             let (journal, entries) = Journal::open(home.dir())?;
             (Some(journal), entries)
@@ -153,7 +165,7 @@ impl Handle {
             counters: Mutex::new((Counters::default(), seat.adopted.is_some())),
         });
         let (ready, readiness) = oneshot::channel();
-        let driver = Driver::new(shared.clone(), seat.conn, inbox, journal, seat.leftovers, ready)?;
+        let driver = Driver::new(shared.clone(), seat.conn, inbox, journal, (seat.shelf, seat.last), ready)?;
         tokio::spawn(driver.run(seat.adopted.map(|frozen| (frozen, entries))));
         Ok((Handle { shared }, Readiness(readiness)))
     }

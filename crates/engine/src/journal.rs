@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-const NAME: &str = "execs.v1.jsonl";
+pub(crate) const NAME: &str = "execs.v1.jsonl";
 /// Lines after which the file is written anew with only what is still wanted.
 const MOST_LINES: usize = 2048;
 

@@ -20,6 +20,7 @@ mod order;
 mod plan;
 mod port;
 mod pump;
+mod shelf;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -30,5 +31,6 @@ mod watch;
 pub use error::{ExecError, OpError};
 pub use exec::{Chunk, Exec, OutputReader};
 pub use files::FileReader;
-pub use handle::{Handle, Meta, Readiness, Seat};
+pub use handle::{Handle, Last, Meta, Readiness, Seat};
 pub use launch::{Need, scarce};
+pub use shelf::Shelf;

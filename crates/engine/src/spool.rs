@@ -67,11 +67,14 @@ struct State {
     records: u64,
     pinned: bool,
     files: [Option<Arc<File>>; 2],
+    /// Whether the files are another's by now.
+    gone: bool,
 }
 
 impl Spool {
     pub(crate) fn new(home: Arc<Home>, id: ExecId) -> Self {
-        let state = State { order: Order::new(), dropped: false, records: 0, pinned: false, files: [None, None] };
+        let state =
+            State { order: Order::new(), dropped: false, records: 0, pinned: false, files: [None, None], gone: false };
         Self { home, id, streamed: None, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -120,7 +123,7 @@ impl Spool {
                 file.write_all(&record.to_le_bytes())?;
             }
         }
-        *spool.lock() = State { order, dropped, records, pinned: false, files: [None, None] };
+        *spool.lock() = State { order, dropped, records, pinned: false, files: [None, None], gone: false };
         Ok(spool)
     }
 
@@ -150,8 +153,14 @@ impl Spool {
 
     /// A stream's file, for reads at a position.
     pub(crate) fn file(&self, lane: Lane) -> io::Result<Arc<File>> {
-        if let Some(file) = &self.lock().files[lane as usize] {
-            return Ok(file.clone());
+        {
+            let state = self.lock();
+            if let Some(file) = &state.files[lane as usize] {
+                return Ok(file.clone());
+            }
+            if state.gone {
+                return Err(io::ErrorKind::NotFound.into());
+            }
         }
         File::open(self.home.path(&self.id, EXTENSIONS[lane as usize])).map(Arc::new)
     }
@@ -177,6 +186,13 @@ impl Spool {
                 self.lock().files[lane as usize] = Some(file);
             }
         }
+    }
+
+    /// Lets go of the files for good: they become another's.
+    pub(crate) fn forget(&self) {
+        let mut state = self.lock();
+        state.files = [None, None];
+        state.gone = true;
     }
 
     /// Closes the files until somebody reads again; nameless ones stay open.
@@ -425,6 +441,7 @@ fn look(source: impl AsFd) -> io::Result<Look> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shelf::Shelf;
     use std::os::fd::OwnedFd;
 
     fn scratch() -> PathBuf {
@@ -464,7 +481,7 @@ mod tests {
     #[test]
     fn output_is_kept_in_order_and_found_again_by_the_next_server() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let id = ExecId::random();
         let mut pipes = Pipes::new();
         let expected = vec![(Lane::Out, b"one".to_vec()), (Lane::Err, b"two".to_vec()), (Lane::Out, b"three".to_vec())];
@@ -497,7 +514,7 @@ mod tests {
     #[test]
     fn one_stream_needs_one_file_and_no_index() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let spool = Arc::new(Spool::new(home, ExecId::random()));
         let mut pipes = Pipes::new();
         let mut writer = Writer::new(spool, 100, false);
@@ -512,7 +529,7 @@ mod tests {
     #[test]
     fn output_past_the_limit_is_dropped_and_marked_also_after_a_restart() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let id = ExecId::random();
         let spool = Arc::new(Spool::new(home.clone(), id.clone()));
         let mut pipes = Pipes::new();
@@ -529,7 +546,7 @@ mod tests {
     #[test]
     fn all_spools_of_a_sandbox_share_a_limit_and_removed_ones_make_room() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let mut pipes = Pipes::new();
         let first = Arc::new(Spool::new(home.clone(), ExecId::random()));
         pipes.put(Lane::Out, b"12345");
@@ -549,7 +566,7 @@ mod tests {
     #[test]
     fn files_pass_to_the_next_exec_empty() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let mut pipes = Pipes::new();
         let spools: Vec<Arc<Spool>> = (0..2).map(|_| Arc::new(Spool::new(home.clone(), ExecId::random()))).collect();
         for (spool, text) in spools.iter().zip(["a secret of the first", "mine"]) {
@@ -570,7 +587,7 @@ mod tests {
     #[test]
     fn pinned_output_can_be_read_after_its_files_are_gone() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let spool = Arc::new(Spool::new(home, ExecId::random()));
         let mut pipes = Pipes::new();
         let mut writer = Writer::new(spool.clone(), 100, false);
@@ -586,7 +603,7 @@ mod tests {
     #[test]
     fn nameless_spools_leave_nothing_in_the_directory() {
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.clone(), false).unwrap());
+        let home = Arc::new(Home::open(dir.clone(), false, &Shelf::default()).unwrap());
         let spool = Arc::new(Spool::new(home, ExecId::random()));
         let mut pipes = Pipes::new();
         let mut writer = Writer::new(spool.clone(), 100, false);

@@ -73,7 +73,8 @@ impl Scratch {
             meta: Meta { spec, started_by: StartedBy::Cold, start_micros: 0, created_ms: 0 },
             spool: self.0.join("spool"),
             durable: true,
-            leftovers: Vec::new(),
+            shelf: Arc::default(),
+            last: None,
             adopted,
         })
         .unwrap();

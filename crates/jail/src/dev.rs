@@ -61,8 +61,8 @@ fn bind_nodes(dev: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts `/dev`, `/dev/pts` and `/dev/shm` below `root`.
-pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd, memory: u64) -> Result<(), Failure> {
+/// Puts `/dev` and `/dev/pts` below `root`.
+pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd) -> Result<(), Failure> {
     let target = csb_sys::mount::make_beneath(root, "dev").step("make /dev")?;
     match shared {
         Some(shared) => {
@@ -81,7 +81,11 @@ pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd, memory: u64) -> Resu
     let target = open_beneath(root, "dev/pts").step("mount /dev/pts")?;
     Tree::new("devpts", &pts, Attributes { devices: true, ..Attributes::NO_EXEC })
         .and_then(|tree| tree.attach(target))
-        .step("mount /dev/pts")?;
+        .step("mount /dev/pts")
+}
+
+/// Puts `/dev/shm` below `root`, for a sandbox that may use so much memory.
+pub(crate) fn attach_shm(root: &OwnedFd, memory: u64) -> Result<(), Failure> {
     let size = (memory / 2).to_string();
     let shm = [("size", Some(size.as_str())), ("mode", Some("1777")), ("nr_inodes", Some("16384"))];
     let target = open_beneath(root, "dev/shm").step("mount /dev/shm")?;

@@ -2,11 +2,11 @@
 //! shows, the empty directory that hides parts of `/proc`, the compiled seccomp filter.
 
 use crate::{Step, dev, proc};
-use csb_sys::{mount::Tree, seccomp::Filter};
+use csb_sys::{mount::Tree, ns, seccomp::Filter};
 use csb_wire::{Failure, Mode};
 use std::{
-    fs,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    fs, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,8 @@ pub struct Host {
     pub(crate) counts_per_namespace: bool,
     /// The warden's own uid and gid.
     pub(crate) ids: (u32, u32),
+    /// The warden's network namespace.
+    net: OwnedFd,
 }
 
 impl Host {
@@ -55,11 +57,20 @@ impl Host {
             no_set_id: Filter::no_set_id(),
             counts_per_namespace: root || release() >= (5, 14),
             ids,
+            net: ns::net_of("self").step("open the network namespace")?,
         })
     }
 }
 
 impl Host {
+    /// Does something in another network namespace. Nothing of the warden's depends on which it is in.
+    pub fn within<T>(&self, net: &OwnedFd, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        ns::enter_net(net)?;
+        let done = act();
+        ns::enter_net(&self.net)?;
+        done
+    }
+
     /// Writes the id maps of a rootless init, which waits for them.
     pub fn map_self(&self, pid: i32) -> std::io::Result<()> {
         let one = |outside| [csb_sys::ns::IdRange { inside: 0, outside, count: 1 }];
@@ -86,7 +97,7 @@ fn can_idmap(directory: &Path) -> bool {
         mount::Attributes,
         ns::{IdRange, user_namespace},
     };
-    let map = [IdRange { inside: 0, outside: crate::prepare::FIRST_ID, count: crate::prepare::IDS }];
+    let map = [IdRange { inside: 0, outside: crate::ids::FIRST_ID, count: crate::ids::IDS }];
     let Ok(namespace) = user_namespace(&map, &map, false, None) else { return false };
     Tree::copy(rustix::fs::CWD, directory, false)
         .and_then(|tree| tree.restrict(Attributes::READ_ONLY, Some(namespace.as_fd()), false))

@@ -1,5 +1,5 @@
-//! One confined process tree: planned (a `JailPlan`), prepared (host resources held), built (from inside), and how a command
-//! in it gives up every privilege.
+//! One confined process tree: a shell (all that needs no plan), then what its plan takes from the host, then built, and how a
+//! command in it gives up every privilege.
 //!
 //! The order is the one that leaves a tenant nothing: cgroup, then mounts made by the host's root, pivot, Landlock; the user
 //! namespace is entered last, by each command, so that every mount belongs to a namespace the tenant has no rights in.
@@ -8,13 +8,17 @@
 mod build;
 mod dev;
 mod host;
-mod prepare;
+mod ids;
 mod proc;
+mod shell;
 mod step;
 mod tenant;
+mod trees;
 
 pub use build::{Built, build};
 pub use host::Host;
-pub use prepare::{IDS, Prepared, prepare};
+pub use ids::{IDS, Ids};
+pub use shell::Shell;
 pub use step::{Step, failure};
 pub use tenant::{Account, DEFAULT_USER, Tenant, account};
+pub use trees::Trees;

@@ -2,7 +2,7 @@
 
 use crate::{
     Host, Step,
-    prepare::{LAST_ID, USER_ID},
+    ids::{LAST_ID, USER_ID},
 };
 use csb_sys::{ns, process, seccomp::Filter};
 use csb_wire::{Failure, JailPlan, Mode};
@@ -60,7 +60,8 @@ impl Tenant {
         if plan.volumes.iter().any(|volume| !volume.read_only) {
             filters.push(host.no_set_id.clone());
         }
-        let nproc = host.counts_per_namespace.then_some(plan.limits.pids);
+        // More than the cgroup allows, which tells when it refuses; this limit is for where there is no cgroup.
+        let nproc = host.counts_per_namespace.then_some(plan.limits.pids.saturating_add(2));
         Self { namespace, mode: host.mode, filters, nofile: plan.limits.nofile, nproc }
     }
 
@@ -90,6 +91,7 @@ impl Tenant {
         }
         process::lock_securebits().step("confine")?;
         process::become_user(account.uid, account.gid, self.mode == Mode::Root).step("user")?;
+        process::drop_bounding_set().step("confine")?;
         process::keep_capabilities(&[]).step("confine")?;
         process::set_no_new_privs().step("confine")?;
         Ok(account)

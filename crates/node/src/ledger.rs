@@ -1,6 +1,7 @@
 //! What this node must remember of each sandbox so that the next server knows whose it is: one small file each, replaced
 //! whole. A sandbox that runs and has no readable entry is nobody's, and is released rather than handed to anybody.
 
+use crate::node::lock;
 use csb_engine::Meta;
 use csb_types::{SandboxId, SandboxSpec, StartedBy};
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,14 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+/// Empty files kept.
+const MOST_FREE: usize = 64;
 
 /// One sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,11 +59,37 @@ impl SandboxV1 {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     dir: PathBuf,
+    /// Empty files.
+    free: Mutex<Vec<PathBuf>>,
+    freed: AtomicU64,
+}
+
+/// A file for an entry. Dropped before it is committed, it never was.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    new: PathBuf,
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    pub(crate) fn commit(mut self, entry: &SandboxV1) -> io::Result<()> {
+        let text = serde_json::to_vec(entry).map_err(io::Error::other)?;
+        self.file.write_all(&text)?;
+        fs::rename(&self.new, &self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Committed, it has gone.
+        let _ = fs::remove_file(&self.new);
+    }
 }
 
 impl Ledger {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, free: Mutex::default(), freed: AtomicU64::new(0) }
     }
 
     pub(crate) fn path(&self, id: &SandboxId) -> PathBuf {
@@ -65,21 +98,40 @@ impl Ledger {
 
     /// Writes an entry, or replaces it: a reader finds the old or the new one, never a part.
     pub(crate) fn write(&self, entry: &SandboxV1) -> io::Result<()> {
-        let new = self.dir.join(format!("{}.new", entry.id));
-        let text = serde_json::to_vec(entry).map_err(io::Error::other)?;
-        // The environment in it may hold secrets.
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let written = file.write_all(&text).and_then(|()| fs::rename(&new, self.path(&entry.id)));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
+        self.draft(&entry.id)?.commit(entry)
     }
 
+    /// Makes the file of an entry that is not known yet.
+    pub(crate) fn draft(&self, id: &SandboxId) -> io::Result<Draft> {
+        let new = self.dir.join(format!("{id}.new"));
+        if let Some(empty) = lock(&self.free).pop() {
+            // Without one it is made: that costs more, nothing else.
+            let _ = fs::rename(empty, &new);
+        }
+        // The environment in it may hold secrets.
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        Ok(Draft { new, path: self.path(id), file })
+    }
+
+    /// Takes an entry out. Its file, emptied, is kept for another (see `csb_engine::Shelf` for why).
     pub(crate) fn remove(&self, id: &SandboxId) -> io::Result<()> {
-        match fs::remove_file(self.path(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let path = self.path(id);
+        if lock(&self.free).len() >= MOST_FREE {
+            return fs::remove_file(path);
+        }
+        File::options().write(true).open(&path)?.set_len(0)?;
+        let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
+        fs::rename(path, &empty)?;
+        lock(&self.free).push(empty);
+        Ok(())
+    }
+
+    /// Removes the empty files.
+    pub(crate) fn tidy(&self) {
+        for empty in lock(&self.free).drain(..) {
+            if let Err(error) = fs::remove_file(&empty) {
+                tracing::warn!(path = %empty.display(), %error, "cannot remove an empty file");
+            }
         }
     }
 
@@ -95,7 +147,9 @@ impl Ledger {
                 },
                 // Half written by a server that was killed.
                 Some("new") => fs::remove_file(path)?,
-                _ => {}
+                // Kept by it for another entry.
+                None => fs::remove_file(path)?,
+                Some(_) => {}
             }
         }
         Ok(entries)
@@ -137,7 +191,12 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(ledger.path(&id)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         ledger.remove(&id).unwrap();
-        ledger.remove(&id).unwrap();
+        assert!(ledger.remove(&id).is_err());
+        let other = SandboxId::random();
+        ledger.write(&SandboxV1::new(&other, true, &meta())).unwrap();
+        assert_eq!(ledger.read().unwrap(), [SandboxV1::new(&other, true, &meta())]);
+        ledger.remove(&other).unwrap();
+        ledger.tidy();
         assert!(ledger.read().unwrap().is_empty());
         fs::remove_dir_all(dir).unwrap();
     }

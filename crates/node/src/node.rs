@@ -8,7 +8,7 @@ use crate::{
     supervise,
 };
 use csb_engine::{
-    Handle, Meta, Need, Seat, scarce,
+    Handle, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
 };
 use csb_image::{Source, Store, StoreError, Template};
@@ -55,7 +55,9 @@ pub(crate) struct Inner {
     /// A private warden that ends with its connection: nothing is written down, nothing outlives this process.
     pub(crate) private: bool,
     pub(crate) link: Arc<Link>,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Arc<Ledger>,
+    /// Directories for spools to come.
+    pub(crate) shelf: Arc<Shelf>,
     pub(crate) warden: Mutex<WardenInfo>,
     /// Set before the connection is given up on purpose.
     pub(crate) leaving: AtomicBool,
@@ -85,6 +87,7 @@ pub(crate) struct State {
     /// Those that nobody has had, oldest first.
     pub(crate) ready: VecDeque<Handle>,
     pub(crate) policy: Policy,
+    claimed_at: Option<Instant>,
     claims: u64,
     colds: u64,
     failures: u64,
@@ -122,7 +125,8 @@ impl Node {
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
         let inner = Inner {
-            ledger: Ledger::new(data_dir.join("sandboxes")),
+            ledger: Arc::new(Ledger::new(data_dir.join("sandboxes"))),
+            shelf: Arc::default(),
             data_dir,
             private,
             link: Arc::default(),
@@ -142,6 +146,7 @@ impl Node {
                 handed_out: HashSet::new(),
                 ready: VecDeque::new(),
                 policy: Policy::new(if private { 0 } else { pool.min }, pool.max),
+                claimed_at: None,
                 claims: 0,
                 colds: 0,
                 failures: 0,
@@ -179,6 +184,7 @@ impl Node {
         if inner.state().policy.is_on() {
             tasks.spawn(supervise::refill(inner.clone()));
         }
+        tasks.spawn(supervise::tidy(inner.clone()));
         Ok(Arc::new(Node { inner, tasks: Mutex::new(tasks) }))
     }
 
@@ -331,8 +337,20 @@ impl Inner {
         lock(&self.state)
     }
 
+    /// What is done when a sandbox is gone.
+    pub(crate) fn last(&self, id: &SandboxId) -> Last {
+        let (ledger, id) = (self.ledger.clone(), id.clone());
+        Last(Box::new(move || ledger.remove(&id)))
+    }
+
     pub(crate) fn spool(&self, id: &SandboxId) -> PathBuf {
         if self.private { self.data_dir.clone() } else { self.data_dir.join("spool").join(id.as_str()) }
+    }
+
+    /// Whether a sandbox was taken from the pool less than `quiet` ago, and the pool can wait to have another.
+    pub(crate) fn has_just_claimed(&self, quiet: Duration) -> bool {
+        let state = self.state();
+        state.claimed_at.is_some_and(|at| at.elapsed() < quiet) && state.policy.is_half_full(state.ready.len() as u32)
     }
 
     /// Whether somebody waits for a sandbox to be built.
@@ -394,7 +412,10 @@ impl Inner {
             }
         };
         match found {
-            Some(_) => state.claims += 1,
+            Some(_) => {
+                state.claims += 1;
+                state.claimed_at = Some(Instant::now());
+            }
             None => state.policy.missed(),
         }
         self.pool_kick.notify_one();
@@ -484,7 +505,8 @@ impl Inner {
             meta: meta.clone(),
             spool: self.spool(&id),
             durable: !self.private,
-            leftovers: if self.private { Vec::new() } else { vec![self.ledger.path(&id)] },
+            shelf: self.shelf.clone(),
+            last: if self.private { None } else { Some(self.last(&id)) },
             adopted: None,
         };
         let (handle, ready) = match Handle::seat(seat) {
@@ -495,13 +517,14 @@ impl Inner {
             }
         };
         self.enter(&handle);
+        // Made while its init is at work.
+        let draft = if self.private { None } else { Some(self.ledger.draft(&id)) };
         ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
         // Mounted now.
         drop(image);
         meta.start_micros = asked.elapsed().as_micros() as u64;
-        if !self.private
-            && let Err(error) = self.ledger.write(&SandboxV1::new(&id, claimed, &meta))
-        {
+        let entry = SandboxV1::new(&id, claimed, &meta);
+        if let Some(Err(error)) = draft.map(|draft| draft.and_then(|draft| draft.commit(&entry))) {
             self.abandon(handle);
             return Err(record_failed(&error));
         }

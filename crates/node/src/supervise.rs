@@ -38,6 +38,8 @@ const REPORT: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(30);
 /// The most a refill is put off because others are building.
 const POLITE: Duration = Duration::from_secs(1);
+/// Whoever took a sandbox out of a pool that is still half full gets the machine for so long.
+const QUIET: Duration = Duration::from_millis(10);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Makes the data directory ready, and keeps other servers out of it until the file is dropped.
@@ -69,8 +71,7 @@ pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, No
     Ok(Some(lock))
 }
 
-/// Asks ext4 to put each sandbox's spools into a block group of its own. A file made in a group where many were removed within
-/// the last minutes costs up to 2 ms: ext4 looks at each of those inodes, and passes it over (`recently_deleted`).
+/// Asks ext4 to put each sandbox's spools into a block group of its own, for what the shelf does not hold: see there.
 fn spread(spool: &Path) {
     let flagged = File::open(spool).and_then(|dir| {
         let flags = rustix::fs::ioctl_getflags(&dir)?;
@@ -152,7 +153,7 @@ fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
     let Ok(entries) = fs::read_dir(inner.data_dir.join("spool")) else { return };
     for entry in entries.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
-        if id.is_some_and(|id| !is_alive(&id))
+        if id.is_none_or(|id| !is_alive(&id))
             && let Err(error) = fs::remove_dir_all(entry.path())
         {
             tracing::error!(path = %entry.path().display(), %error, "cannot remove an old spool");
@@ -185,7 +186,8 @@ async fn adopt(inner: Arc<Inner>, jail: Jail, conn: Conn, entry: SandboxV1) {
         meta,
         spool: inner.spool(&id),
         durable: true,
-        leftovers: vec![inner.ledger.path(&id)],
+        shelf: inner.shelf.clone(),
+        last: Some(inner.last(&id)),
         adopted: Some(jail.frozen),
     };
     let (handle, ready) = match Handle::seat(seat) {
@@ -266,6 +268,23 @@ async fn reconnect(inner: &Arc<Inner>) -> Gone {
     }
 }
 
+/// Removes empty directories and files that nobody has wanted for a while.
+pub(crate) async fn tidy(inner: Arc<Inner>) {
+    const AGE: Duration = Duration::from_secs(1);
+    loop {
+        sleep(AGE).await;
+        let inner = inner.clone();
+        let tidied = tokio::task::spawn_blocking(move || {
+            if inner.shelf.tidy(AGE) {
+                inner.ledger.tidy();
+            }
+        });
+        if let Err(error) = tidied.await {
+            tracing::error!(%error, "cannot tidy up");
+        }
+    }
+}
+
 /// Keeps the pool at its watermark, one at a time, at most half of the time, and not while somebody waits for a sandbox.
 pub(crate) async fn refill(inner: Arc<Inner>) {
     let mut backoff = FIRST_PAUSE;
@@ -277,7 +296,7 @@ pub(crate) async fn refill(inner: Arc<Inner>) {
         match action {
             Action::Build => {
                 let since = Instant::now();
-                while inner.is_busy() && since.elapsed() < POLITE {
+                while (inner.is_busy() || inner.has_just_claimed(QUIET)) && since.elapsed() < POLITE {
                     sleep(Duration::from_millis(2)).await;
                 }
                 let begun = Instant::now();

@@ -4,8 +4,7 @@ use crate::check::check_long;
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-        UnmountFlags,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     },
 };
 use std::{
@@ -52,7 +51,22 @@ impl AsFd for Tree {
     }
 }
 
+impl From<OwnedFd> for Tree {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl Tree {
+    /// The file system of a block device, without device nodes and set-user-id files.
+    pub fn of_device(device: &str, kind: &str) -> io::Result<Self> {
+        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", device)?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let flags = Attributes::default().flags() | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        Ok(Self(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
+    }
+
     /// A new file system instance. An option without value is a flag.
     pub fn new(kind: &str, options: &[(&str, Option<&str>)], attributes: Attributes) -> io::Result<Self> {
         use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string};
@@ -134,11 +148,16 @@ impl Tree {
     }
 }
 
-/// Mounts the file system of a block device at a path of ours.
-pub fn mount_device(device: &str, kind: &str, path: &Path, options: &str) -> io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    let options = std::ffi::CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
-    rustix::mount::mount(device, path, kind, flags, Some(options.as_c_str())).map_err(Into::into)
+/// Moves the mount at `path`, a name of ours, on top of what `target` is open on, with all that is mounted below it.
+pub fn move_to(path: &str, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(rustix::fs::CWD, path, target, "", flags).map_err(Into::into)
+}
+
+/// Opens a directory of ours as a place to mount on.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(Into::into)
 }
 
 /// Opens `path` below `root`, through no link and never above it (openat2(2)): the one way a name from a template or a

@@ -206,13 +206,12 @@ impl Conn {
     /// The next frame and its descriptors; `None` when the peer is gone.
     pub fn recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut mark = [0u8];
-        let mut bytes = vec![0u8; INLINE];
-        let Some((length, mut fds)) = self.recv_raw(&mut mark, &mut bytes)? else { return Ok(None) };
-        bytes.truncate(length);
+        // Not zeroed: most frames touch one page of it, and in a fork each page touched is a page copied.
+        let mut buffer = [mem::MaybeUninit::uninit(); INLINE];
+        let Some((bytes, mut fds)) = self.recv_raw(&mut mark, &mut buffer)? else { return Ok(None) };
         let bad = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         if mark[0] == 0 {
-            bytes.shrink_to_fit();
-            return Ok(Some((bytes, fds)));
+            return Ok(Some((bytes.to_vec(), fds)));
         }
         if fds.is_empty() || bytes.len() != 8 {
             return Err(bad("a large frame without its memfd"));
@@ -229,14 +228,18 @@ impl Conn {
         Ok(Some((payload, fds)))
     }
 
-    fn recv_raw(&self, mark: &mut [u8; 1], bytes: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+    fn recv_raw<'a>(
+        &self,
+        mark: &mut [u8; 1],
+        buffer: &'a mut [mem::MaybeUninit<u8>],
+    ) -> io::Result<Option<(&'a [u8], Vec<OwnedFd>)>> {
         let mut parts = [
             libc::iovec { iov_base: mark.as_mut_ptr().cast(), iov_len: 1 },
-            libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() },
+            libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() },
         ];
         let mut control = ControlBuffer::new();
         // SAFETY: the header's pointers are to buffers that outlive the call and whose sizes it states; received
-        // descriptors are new and owned by nobody else.
+        // descriptors are new and owned by nobody else; what is read of the buffer, the kernel has written.
         unsafe {
             let mut header: libc::msghdr = mem::zeroed();
             header.msg_iov = parts.as_mut_ptr();
@@ -275,7 +278,8 @@ impl Conn {
                 let text = "a frame larger than its sender may send, or no descriptor left to receive it";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
-            Ok(Some((length - 1, fds)))
+            // The kernel wrote the mark and, behind it, this much of the buffer.
+            Ok(Some((std::slice::from_raw_parts(buffer.as_ptr().cast(), length - 1), fds)))
         }
     }
 }

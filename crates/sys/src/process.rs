@@ -199,8 +199,23 @@ pub mod cap {
     pub const SYS_ADMIN: u32 = 21;
 }
 
-/// Leaves exactly `keep` in the effective and permitted sets, and nothing in the inheritable, ambient and bounding sets.
-/// Needs CAP_SETPCAP before, unless the bounding set is empty already.
+/// Empties the ambient and the bounding set: no program that is executed from now on gains a capability by its file. Needs
+/// CAP_SETPCAP.
+pub fn drop_bounding_set() -> io::Result<()> {
+    // Fails where the kernel has no ambient set (before 4.3); there is then nothing to clear.
+    let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64);
+    for capability in 0..64 {
+        match prctl(libc::PR_CAPBSET_DROP, capability) {
+            Ok(_) => {}
+            // Past the last capability this kernel knows.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Leaves exactly `keep` in the effective and permitted sets, and nothing in the inheritable set.
 pub fn keep_capabilities(keep: &[u32]) -> io::Result<()> {
     #[repr(C)]
     struct Header {
@@ -216,16 +231,6 @@ pub fn keep_capabilities(keep: &[u32]) -> io::Result<()> {
     }
     const VERSION_3: u32 = 0x2008_0522;
 
-    // Fails where the kernel has no ambient set (before 4.3); there is then nothing to clear.
-    let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64);
-    for capability in 0..64 {
-        match prctl(libc::PR_CAPBSET_DROP, capability) {
-            Ok(_) => {}
-            // Past the last capability this kernel knows.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
-            Err(e) => return Err(e),
-        }
-    }
     let mut data = [Data::default(); 2];
     for &capability in keep {
         let word = &mut data[capability as usize / 32];

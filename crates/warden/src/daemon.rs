@@ -127,6 +127,7 @@ pub fn fork_inherited(data_dir: &Path) -> io::Result<Conn> {
 
 fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<()> {
     let shared = listener.is_some();
+    process::set_name(c"csb-warden");
     process::default_handlers();
     // One for each sandbox, at least.
     process::raise_limit(rustix::process::Resource::Nofile)?;

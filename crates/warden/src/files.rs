@@ -51,7 +51,7 @@ fn become_helper(user: Option<&str>, socket: &OwnedFd, tenant: &Tenant) -> Resul
     let step = |e: io::Error| failure("confine", &e);
     csb_sys::ns::unshare(process::CLONE_NEWCGROUP).map_err(step)?;
     tenant.become_user(user)?;
-    only(&[socket]).map_err(step)?;
+    only(&[socket.as_fd()]).map_err(step)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let link = Link::new(socket).map_err(step)?;
     tenant.filter_helper()?;

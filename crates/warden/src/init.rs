@@ -2,7 +2,7 @@
 //! every pipe, so that a server's death breaks none.
 //! Reads only from its control socket, never what a tenant wrote.
 
-use crate::{exec, files, outbox::Outbox};
+use crate::{exec, files, outbox::Outbox, parked::Parked};
 use csb_jail::Built;
 use csb_sys::{
     ns,
@@ -12,20 +12,25 @@ use csb_sys::{
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
 use rustix::{
-    event::{PollFd, PollFlags},
+    event::{PollFd, PollFlags, Timespec},
     fs::{Mode, OFlags},
 };
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    time::Instant,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 /// Times the tree of an exec is searched for new processes before everything in the sandbox is stopped for a moment.
 const PATIENT_PASSES: usize = 3;
 /// And before everything is ended.
 const MOST_PASSES: usize = 200;
+
+/// Many a sandbox runs one short command and is released: what would wait for a second one is not made meanwhile.
+const PARK_LATER: Duration = Duration::from_millis(2);
+/// Between two parked processes that are killed before they are used.
+const PARK_AGAIN: Duration = Duration::from_millis(100);
 
 struct Record {
     pid: i32,
@@ -44,6 +49,14 @@ struct Init {
     built: Built,
     execs: HashMap<ExecId, Record>,
     by_pid: HashMap<i32, ExecId>,
+    /// Waits to become the next command.
+    parked: Option<Parked>,
+    /// When another is to be made, none being there.
+    park_at: Option<Instant>,
+    /// Whether a command was asked for before.
+    ran: bool,
+    /// Commands follow each other quickly here: the next one should find a process at once.
+    busy: bool,
     outbox: Outbox,
 }
 
@@ -51,15 +64,26 @@ struct Init {
 pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
     let signals = process::signal_fd(&[SIGCHLD])?;
     conn.set_nonblocking(true)?;
-    let mut init = Init { conn, built, execs: HashMap::new(), by_pid: HashMap::new(), outbox: Outbox::default() };
+    let mut init = Init {
+        conn,
+        built,
+        execs: HashMap::new(),
+        by_pid: HashMap::new(),
+        parked: None,
+        park_at: Some(Instant::now()),
+        ran: false,
+        busy: false,
+        outbox: Outbox::default(),
+    };
     init.say(&FromInit::Ready, vec![]);
     loop {
         init.outbox.flush(&init.conn)?;
+        let timeout = init.park();
         let mut wanted = PollFlags::IN;
         wanted.set(PollFlags::OUT, !init.outbox.is_empty());
         let mut polled =
             [PollFd::new(&init.conn, wanted), PollFd::new(&signals, PollFlags::IN), PollFd::new(life, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -113,8 +137,27 @@ impl Init {
         }
     }
 
+    /// Makes the process that waits for the next command, if it is time to. How long to wait for that time.
+    fn park(&mut self) -> Option<Timespec> {
+        let left = self.park_at?.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Timespec::try_from(left).ok();
+        }
+        // Refused by a limit: the next command says so, if it is still refused then.
+        self.parked = Parked::new(&self.built, None).ok();
+        self.park_at = None;
+        None
+    }
+
     fn exec(&mut self, plan: &ExecPlan, fds: Vec<OwnedFd>) {
-        match exec::start(plan, fds, &self.built) {
+        self.busy |= self.parked.is_none() && self.ran;
+        self.ran = true;
+        let started = exec::start(plan, fds, &self.built, &mut self.parked);
+        if self.parked.is_none() {
+            let pause = if self.busy { Duration::ZERO } else { PARK_LATER };
+            self.park_at = Some(Instant::now() + pause);
+        }
+        match started {
             Ok(started) => {
                 let master = if plan.pty.is_some() {
                     started.outputs.iter().filter_map(|fd| fd.try_clone().ok()).collect()
@@ -197,6 +240,11 @@ impl Init {
 
     fn reap(&mut self) {
         while let Some((pid, status)) = process::reap() {
+            if self.parked.as_ref().is_some_and(|parked| parked.pid == pid) {
+                // Killed by a program of the tenant, which may go on doing so: the next one has time.
+                self.parked = None;
+                self.park_at = Some(Instant::now() + PARK_AGAIN);
+            }
             let Some(id) = self.by_pid.remove(&pid) else { continue };
             let Some(record) = self.execs.get_mut(&id) else { continue };
             let duration_usec = record.since.elapsed().as_micros() as u64;
@@ -231,9 +279,9 @@ impl Init {
 }
 
 /// What a fresh child of the init keeps open: its streams and `keep`.
-pub(crate) fn only(keep: &[&OwnedFd]) -> io::Result<()> {
+pub(crate) fn only(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut all = vec![0, 1, 2];
-    all.extend(keep.iter().map(|fd| fd.as_fd().as_raw_fd()));
+    all.extend(keep.iter().map(AsRawFd::as_raw_fd));
     process::close_all_but(&all)
 }
 

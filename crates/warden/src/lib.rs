@@ -5,6 +5,7 @@
 //! Knows nothing of HTTP, databases, users or templates.
 
 mod archive;
+mod blank;
 mod daemon;
 mod exec;
 mod files;
@@ -14,6 +15,8 @@ mod held;
 mod init;
 mod layers;
 mod outbox;
+mod parked;
+mod stock;
 mod warden;
 
 pub use daemon::{WARDEN_NAME, connect, entry, fork_inherited, start_daemon};

@@ -1,9 +1,11 @@
 //! The warden's loop: one server at a time, its requests, the ends of sandboxes.
 
 use crate::{
+    blank::Blank,
     held::{self, Held},
     layers::Layers,
     outbox::Outbox,
+    stock::Stock,
 };
 use csb_jail::{Host, failure};
 use csb_sys::{
@@ -12,12 +14,15 @@ use csb_sys::{
     process::{self, SIGCHLD, SIGINT, SIGTERM},
 };
 use csb_types::SandboxId;
-use csb_wire::{Failure, FromWarden, JailPlan, ToWarden, VERSION, decode, encode};
+use csb_wire::{Failure, FromWarden, JailPlan, Mode, ToWarden, VERSION, decode, encode};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use std::{collections::HashMap, io, os::fd::OwnedFd};
+use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
 
 /// Frames a server may leave untaken before it is given up.
 const MOST_WAITING: usize = 200_000;
+/// Processes that wait to become sandboxes: as many as are asked for at once on a machine of this kind before it is busy.
+/// Each takes a quarter of a MiB.
+const STOCK: usize = 32;
 /// Requests served before signals are looked at again.
 const BATCH: usize = 16;
 
@@ -28,6 +33,9 @@ struct Server {
     number: u64,
     outbox: Outbox,
 }
+
+/// Between two attempts to remove a cgroup that is still busy.
+const BUSY_GROUP: Duration = Duration::from_millis(2);
 
 /// See the module.
 pub(crate) struct Warden {
@@ -40,7 +48,7 @@ pub(crate) struct Warden {
     connections: u64,
     held: HashMap<SandboxId, Held>,
     by_pid: HashMap<i32, SandboxId>,
-    slots: Vec<bool>,
+    stock: Stock,
     layers: Layers,
     /// Cgroups that were still busy when their sandbox ended.
     dying: Vec<String>,
@@ -51,6 +59,8 @@ pub(crate) struct Warden {
 impl Warden {
     /// With a `listener` it serves one server after another; without, it ends with its only connection.
     pub(crate) fn new(host: Host, cgroups: Root, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<Self> {
+        // Not for a rootless one: an init made early would look at the host's mounts as they were then.
+        let size = if listener.is_some() && host.mode == Mode::Root { STOCK } else { 0 };
         let mut warden = Self {
             host,
             life: csb_sys::pipe::pipe()?,
@@ -60,7 +70,7 @@ impl Warden {
             connections: 0,
             held: HashMap::new(),
             by_pid: HashMap::new(),
-            slots: Vec::new(),
+            stock: Stock::new(size),
             layers: Layers::default(),
             dying: Vec::new(),
             stopping: None,
@@ -75,10 +85,15 @@ impl Warden {
     /// Runs until told to stop, and until every sandbox is gone then.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT])?;
+        if self.listener.is_none() && self.host.mode == Mode::Root {
+            // A warden for one command makes one while its caller prepares to ask.
+            self.restock();
+        }
+        while self.stock.wants() && self.restock() {}
         loop {
             self.flush();
             self.bury();
-            if self.ending && self.held.is_empty() {
+            if self.ending && self.held.is_empty() && self.stock.is_gone() {
                 self.finish();
                 return Ok(());
             }
@@ -97,9 +112,14 @@ impl Warden {
         if let Some(listener) = &self.listener {
             polled.push(PollFd::new(listener, PollFlags::IN));
         }
-        let soon = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-        let timeout = (!self.dying.is_empty()).then_some(&soon);
-        match rustix::event::poll(&mut polled, timeout) {
+        let soon = (!self.dying.is_empty()).then_some(BUSY_GROUP);
+        let timeout = soon.into_iter().chain(self.stock.due()).min();
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(0) if self.stock.due().is_some_and(|left| left.is_zero()) => {
+                self.restock();
+                return Ok(());
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -241,33 +261,65 @@ impl Warden {
             let error = io::Error::from(io::ErrorKind::AlreadyExists);
             return self.answer(seq, Err(failure("take the id", &error)));
         }
-        let slot = self.slots.iter().position(|taken| !taken).unwrap_or(self.slots.len()) as u32;
-        let layers = self.layers.hold(&plan.layers).map_err(|e| failure("open the template's layers", &e));
-        let made = layers
-            .and_then(|layers| held::create(&self.host, &self.cgroups, plan, slot, layers, &self.life.0))
-            .map(|held| {
-                let control = held.control.try_clone().map_err(|e| failure("share the control socket", &e));
-                (control, held)
-            });
-        match made {
-            Ok((control, held)) => {
-                if slot as usize == self.slots.len() {
-                    self.slots.push(true);
-                } else {
-                    self.slots[slot as usize] = true;
-                }
+        match self.make(plan) {
+            Ok(held) => {
+                let control = held.control.try_clone();
                 let jail = held.jail.clone();
                 self.by_pid.insert(jail.pid, jail.id.clone());
                 self.held.insert(jail.id.clone(), held);
                 match control {
                     Ok(control) => self.say(&FromWarden::Created { seq, jail }, vec![control.into()]),
-                    Err(failure) => {
+                    Err(error) => {
                         self.end(&jail.id);
-                        self.answer(seq, Err(failure));
+                        self.answer(seq, Err(failure("share the control socket", &error)));
                     }
                 }
             }
             Err(failure) => self.answer(seq, Err(failure)),
+        }
+    }
+
+    fn make(&mut self, plan: &JailPlan) -> Result<Held, Failure> {
+        let layers = self.layers.hold(&plan.layers).map_err(|e| failure("open the template's layers", &e))?;
+        self.stock.taken(&plan.limits);
+        loop {
+            let waited = self.stock.pop();
+            let fresh = waited.is_none();
+            let blank = match waited {
+                Some(blank) => blank,
+                None => self.blank()?,
+            };
+            match held::begin(&self.host, &self.cgroups, plan, &blank) {
+                Ok(disks) => return Ok(Held::new(plan, blank, disks, layers)),
+                Err(failure) => {
+                    let dead = failure.errno == libc::EPIPE || failure.errno == libc::ECONNRESET;
+                    let reason = blank.last_words().unwrap_or(failure);
+                    self.stock.spoil(blank);
+                    // One that died while it waited is no reason to refuse.
+                    if fresh || !dead {
+                        return Err(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn blank(&mut self) -> Result<Blank, Failure> {
+        self.stock.make(&self.host, &self.cgroups, &self.life.0)
+    }
+
+    /// Makes one more process that waits. False: it cannot be done now.
+    fn restock(&mut self) -> bool {
+        match self.blank() {
+            Ok(blank) => {
+                self.stock.push(blank);
+                true
+            }
+            Err(failure) => {
+                eprintln!("csb-warden: cannot make a sandbox ahead of time: {failure}");
+                self.stock.pause();
+                false
+            }
         }
     }
 
@@ -278,6 +330,7 @@ impl Warden {
             None => self.answer(seq, Ok(())),
             Some(held) => {
                 held.waiting.push((number, seq));
+                held.keep_leavings();
                 self.end(id);
             }
         }
@@ -292,6 +345,7 @@ impl Warden {
 
     fn end_all(&mut self) {
         self.ending = true;
+        self.stock.end();
         for held in self.held.values_mut() {
             let _ = held.kill();
         }
@@ -299,9 +353,14 @@ impl Warden {
 
     fn reap(&mut self) {
         while let Some((pid, status)) = process::reap() {
+            if let Some(group) = self.stock.reaped(pid) {
+                self.dying.push(group.id().to_owned());
+                continue;
+            }
             let Some(id) = self.by_pid.remove(&pid) else { continue };
-            let Some(held) = self.held.remove(&id) else { continue };
-            self.slots[held.slot as usize] = false;
+            let Some(mut held) = self.held.remove(&id) else { continue };
+            let leavings = held.checked_leavings(&self.host);
+            self.stock.give_back(held.slot, leavings);
             self.dying.push(held.group.id().to_owned());
             self.bury();
             self.say(&FromWarden::Gone { id, status }, vec![]);

@@ -13,7 +13,7 @@ pub use file::{
     CHUNK, FileFrame, FileReply, FileRequest, FrameError, HEADER, MOST_FRAME, Tag, decode_header, encode_header,
 };
 pub use init::{ExecPlan, FromInit, ToInit};
-pub use plan::{Bind, JailPlan, UpperPlan};
+pub use plan::{Begin, Bind, JailPlan, MOST_DESCRIPTORS, UpperPlan};
 pub use warden::{Failure, FromWarden, Jail, Mode, ToWarden};
 
 use serde::{Serialize, de::DeserializeOwned};

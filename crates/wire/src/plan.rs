@@ -25,6 +25,19 @@ pub struct JailPlan {
     pub net: Net,
 }
 
+/// First frame to a process that waits to become a sandbox's init. As root the plan's mounts come with it: `descriptors` of them,
+/// in the order upper, layers, binds, volumes, at most [`MOST_DESCRIPTORS`] beside this frame and beside each empty one that follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// What to become.
+    pub plan: JailPlan,
+    /// How many descriptors come in all.
+    pub descriptors: u32,
+}
+
+/// See [`Begin`].
+pub const MOST_DESCRIPTORS: usize = 15;
+
 /// A host directory shown read-only, its owners mapped so that root's files look like root's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {

@@ -36,15 +36,15 @@ impl Runner {
 }
 
 /// From the start of each program to its first output.
-pub fn cold(n: u32) -> Outcome<Vec<Report>> {
+pub fn run(n: u32) -> Outcome<Vec<Report>> {
     let scratch = Scratch::new()?;
     let mut all = vec![csb()?];
     all.extend(bubblewrap());
-    for (name, program) in [("runc run", "runc"), ("crun run", "crun")] {
+    for (name, program) in [("runc run", "runc"), ("crun run", "crun"), ("runsc run", "runsc")] {
         all.extend(scratch.container_run(name, program)?);
     }
     all.extend(scratch.docker_run()?);
-    rounds("compare-cold", all, n)
+    rounds("compare-run", all, n)
 }
 
 /// The same for one more command in an isolation that is there.

@@ -39,6 +39,9 @@ pub struct Report {
     /// From the first request to the last answer, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<f64>,
+    /// Sandboxes that were made, ran code and were released, per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<f64>,
     /// How the sandboxes started, such as `cold`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
@@ -63,6 +66,7 @@ impl Report {
             live: None,
             kib_each: None,
             total: None,
+            per_second: None,
             started_by: None,
         }
     }
@@ -84,6 +88,9 @@ impl fmt::Display for Report {
         }
         if let Some(kib) = self.kib_each {
             write!(f, ", {kib:.0} KiB each")?;
+        }
+        if let Some(rate) = self.per_second {
+            write!(f, ", {rate:.0} a second")?;
         }
         if let Some(total) = self.total {
             write!(f, ", {total:.0} ms in all")?;

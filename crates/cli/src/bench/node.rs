@@ -1,6 +1,9 @@
 //! Sandboxes of a node in this process, without HTTP.
 
-use super::figures::{Report, Samples};
+use super::{
+    figures::{Report, Samples},
+    limits,
+};
 use crate::{
     failure::{Failure, Outcome},
     progress, remote,
@@ -63,7 +66,22 @@ fn word(how: StartedBy) -> String {
     }
 }
 
-async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32) -> Outcome<Report> {
+/// Sandboxes that have run a command and stay.
+async fn neighbours(node: &Arc<Node>, live: u32) -> Outcome<Vec<Handle>> {
+    limits::check(live)?;
+    let bar = progress::steps(live.into(), "live");
+    let mut handles = Vec::with_capacity(live as usize);
+    for i in 0..live {
+        let handle = make(node).await?;
+        first_output(&handle).await?;
+        handles.push(handle);
+        bar.at(i.into());
+    }
+    Ok(handles)
+}
+
+async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32) -> Outcome<Report> {
+    let neighbours = neighbours(node, live).await?;
     let bar = progress::steps(n.into(), name);
     let mut samples = Samples::default();
     let mut how = None;
@@ -84,32 +102,71 @@ async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32) -> Outc
         end(&handle).await?;
         bar.at(i.into());
     }
-    Ok(Report { started_by: how.map(word), ..Report::new(name, &samples) })
+    let live = (live > 0).then_some(neighbours.len());
+    Ok(Report { live, started_by: how.map(word), ..Report::new(name, &samples) })
 }
 
-/// Waits until the pool has at least one sandbox ready.
+/// Waits until the pool is full: filling it is not part of a claim.
 async fn filled(node: &Node, pool: u32) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while pool > 0 && node.pool_stats().ready == 0 {
+    while node.pool_stats().ready < pool {
         if Instant::now() > deadline {
-            return Err(Failure::new("the pool stays empty").hint("see `csb doctor`"));
+            return Err(Failure::new("the pool does not fill").hint("see `csb doctor`"));
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())
 }
 
-pub fn create(n: u32) -> Outcome<Report> {
-    remote::block_on(with_node(0, async |node| starts(node, "create", n, 0).await))
+pub fn cold(n: u32, live: u32) -> Outcome<Report> {
+    remote::block_on(with_node(0, async |node| starts(node, "cold", n, 0, live).await))
 }
 
-pub fn claim(n: u32) -> Outcome<Report> {
+pub fn claim(n: u32, live: u32) -> Outcome<Report> {
     const POOL: u32 = 8;
-    remote::block_on(with_node(POOL, async |node| starts(node, "claim", n, POOL).await))
+    remote::block_on(with_node(POOL, async |node| starts(node, "claim", n, POOL, live).await))
 }
 
-pub fn exec(n: u32) -> Outcome<Report> {
+/// As many makers as keep every core busy, each making, running `echo` and releasing without a pause.
+pub fn sustained(n: u32, live: u32) -> Outcome<Report> {
+    let makers = 2 * std::thread::available_parallelism().map_or(2, usize::from) as u32;
     remote::block_on(with_node(0, async |node| {
+        let neighbours = neighbours(node, live).await?;
+        let started = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for maker in 0..makers {
+            let node = node.clone();
+            tasks.spawn(async move {
+                let mut took = Vec::new();
+                for _ in (maker..n).step_by(makers as usize) {
+                    let start = Instant::now();
+                    let handle = make(&node).await?;
+                    first_output(&handle).await?;
+                    took.push(start.elapsed());
+                    end(&handle).await?;
+                }
+                Ok::<_, Failure>(took)
+            });
+        }
+        let mut samples = Samples::default();
+        while let Some(done) = tasks.join_next().await {
+            let took = done.map_err(|error| Failure::because("a maker failed", &error))??;
+            took.into_iter().for_each(|took| samples.add(took));
+        }
+        let total = started.elapsed().as_secs_f64();
+        Ok(Report {
+            live: Some(neighbours.len()),
+            total: Some((total * 1e3).round()),
+            per_second: Some((f64::from(n) / total * 10.0).round() / 10.0),
+            started_by: Some(word(StartedBy::Cold)),
+            ..Report::new("sustained", &samples)
+        })
+    }))
+}
+
+pub fn exec(n: u32, live: u32) -> Outcome<Report> {
+    remote::block_on(with_node(0, async |node| {
+        let neighbours = neighbours(node, live).await?;
         let handle = make(node).await?;
         let bar = progress::steps(n.into(), "exec");
         let mut samples = Samples::default();
@@ -122,7 +179,7 @@ pub fn exec(n: u32) -> Outcome<Report> {
             bar.at(i.into());
         }
         end(&handle).await?;
-        Ok(Report::new("exec", &samples))
+        Ok(Report { live: (live > 0).then_some(neighbours.len()), ..Report::new("exec", &samples) })
     }))
 }
 
@@ -146,32 +203,32 @@ pub fn release(n: u32) -> Outcome<Report> {
 
 pub fn density(n: u32) -> Outcome<Report> {
     remote::block_on(with_node(0, async |node| {
+        limits::check(n)?;
         let first = make(node).await?;
         run(&first).await?;
         let bar = progress::steps(n.into(), "density");
         let before = available_kib()?;
         let mut samples = Samples::default();
-        let mut handles = Vec::new();
+        let mut handles = Vec::with_capacity(n as usize);
         for i in 0..n {
             let start = Instant::now();
             let handle = make(node).await?;
             first_output(&handle).await?;
             samples.add(start.elapsed());
-            // A sandbox in which nothing runs is no measure of one in use.
-            handle.exec(ExecSpec::argv(["/bin/sleep", "86400"])).await.map_err(|e| Failure::of(&e))?;
             handles.push(handle);
             bar.at(i.into());
         }
         let kib = before.saturating_sub(available_kib()?) as f64 / f64::from(n);
-        let live = handles.iter().filter(|h| h.execs().iter().any(|e| e.result().is_none())).count();
-        for handle in handles.iter().chain([&first]) {
-            end(handle).await?;
+        // All of them work still, the first as well as the last.
+        let mut live = 0;
+        for handle in &handles {
+            run(handle).await?;
+            live += 1;
         }
-        let how = first.started_by();
         Ok(Report {
             live: Some(live),
             kib_each: Some(kib.round()),
-            started_by: Some(word(how)),
+            started_by: Some(word(first.started_by())),
             ..Report::new("density", &samples)
         })
     }))

@@ -10,10 +10,10 @@ use crate::{
 };
 use std::process::Command;
 
-pub fn cold(n: u32) -> Outcome<Report> {
+pub fn run(n: u32) -> Outcome<Report> {
     let program =
         std::env::current_exe().map_err(|error| Failure::because("cannot find this program's file", &error))?;
-    let bar = progress::steps(n.into(), "cold");
+    let bar = progress::steps(n.into(), "run");
     let mut samples = Samples::default();
     // The first one also reads the program from disk.
     for i in 0..=n {
@@ -25,5 +25,5 @@ pub fn cold(n: u32) -> Outcome<Report> {
         }
         bar.at(i.into());
     }
-    Ok(Report { started_by: Some("cold".into()), ..Report::new("cold", &samples) })
+    Ok(Report { started_by: Some("cold".into()), ..Report::new("run", &samples) })
 }

@@ -1,9 +1,11 @@
 //! The directory of one sandbox's spools: makes their files, and passes empty ones on.
 //! Knows nothing of what is in them.
 
+use crate::{journal, shelf::Shelf};
 use csb_types::ExecId;
 use rustix::fs::{Mode, OFlags};
 use std::{
+    collections::HashSet,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -29,16 +31,31 @@ pub(crate) struct Home {
 pub(super) const MOST_FREE: usize = 8;
 
 impl Home {
-    /// With `durable`, spools have names in `dir` (made now) and outlive this process; else they are nameless files.
-    pub(crate) fn open(dir: PathBuf, durable: bool) -> io::Result<Self> {
+    /// With `durable`, spools have names in `dir` (made now, or taken from the shelf) and outlive this process; else they are
+    /// nameless files.
+    pub(crate) fn open(dir: PathBuf, durable: bool, shelf: &Shelf) -> io::Result<Self> {
+        let mut free = Vec::new();
         if durable {
-            match rustix::fs::mkdir(&dir, Mode::RWXU) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
+            match if dir.exists() { None } else { shelf.take(&dir) } {
+                Some(files) => free = files,
+                None => match rustix::fs::mkdir(&dir, Mode::RWXU) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                },
             }
         }
         let (used, freed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { dir, durable, used, free: Mutex::default(), freed })
+        Ok(Self { dir, durable, used, free: Mutex::new(free), freed })
+    }
+
+    /// Gives the directory to the shelf. Files of execs that somebody still reads are removed instead: an empty file that
+    /// becomes another sandbox's would show its output to them.
+    pub(crate) fn give_back(&self, shelf: &Shelf, read: &HashSet<ExecId>) -> io::Result<()> {
+        let is_read = |name: &str| {
+            let id = name.split('.').next().and_then(|id| id.parse::<ExecId>().ok());
+            id.is_some_and(|id| read.contains(&id))
+        };
+        shelf.put(&self.dir, journal::NAME, is_read)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -59,7 +76,8 @@ impl Home {
 
     /// Empties a file and keeps it for the next exec of this sandbox.
     pub(super) fn recycle(&self, path: &Path) -> io::Result<()> {
-        let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
+        // Another form of name than the shelf's.
+        let empty = self.dir.join(format!("empty-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
         File::options().write(true).open(path)?.set_len(0)?;
         std::fs::rename(path, &empty)?;
         self.free().push(empty);

@@ -4,7 +4,7 @@ use crate::support::{Host, Left, finish, sh, small, trial, within};
 use csb_node::CreateError;
 use csb_types::{ExecSpec, KilledBy, Phase, SandboxSpec, StartedBy, Upper};
 use libtest_mimic::Trial;
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -23,13 +23,11 @@ async fn cycles(host: Host) {
     let node = host.node(0).await;
     // The first one makes what stays for good.
     within(node.create(small()).await.unwrap().release()).await.unwrap();
-    let mut ids = HashSet::new();
-    let before = Left::now(&host.dir, &ids);
+    let before = Left::now(&host.dir);
     for i in 0..125 {
         let (a, b, c, d) =
             tokio::join!(node.create(small()), node.create(small()), node.create(small()), node.create(small()));
         for sandbox in [a, b, c, d].map(Result::unwrap) {
-            ids.insert(sandbox.id().clone());
             if i % 5 == 0 {
                 assert_eq!(sh(&sandbox, "echo hi").await.1, "hi\n");
                 drop(sandbox.exec(ExecSpec::shell("echo x; sleep 60")).await.unwrap());
@@ -38,9 +36,9 @@ async fn cycles(host: Host) {
         }
     }
     assert_eq!(node.pool_stats().colds, 501);
-    Left::settles(&host.dir, &ids, &before).await;
+    Left::settles(&host.dir, &before).await;
     within(node.stop_all()).await;
-    let after = Left::now(&host.dir, &ids);
+    let after = Left::now(&host.dir);
     assert_eq!((after.inits, after.cgroups, after.entries), (0, 0, 0));
 }
 
@@ -100,7 +98,6 @@ async fn killed_init(host: Host) {
 async fn killed_warden(host: Host) {
     let node = host.node(1).await;
     let sandbox = node.create(SandboxSpec { hostname: Some("a".into()), ..Default::default() }).await.unwrap();
-    let ids = HashSet::from([sandbox.id().clone()]);
     let exec = sandbox.exec(ExecSpec::argv(["sleep", "60"])).await.unwrap();
     let pid = node.warden().pid;
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
@@ -121,15 +118,14 @@ async fn killed_warden(host: Host) {
     assert_ne!(node.warden().pid, pid);
     host.filled(&node, 1).await;
     within(node.stop_all()).await;
-    let after = Left::now(&host.dir, &ids);
+    let after = Left::now(&host.dir);
     assert_eq!((after.inits, after.cgroups, after.entries), (0, 0, 0));
 }
 
 async fn abandoned(host: Host) {
     let node = host.node(0).await;
     within(node.create(small()).await.unwrap().release()).await.unwrap();
-    let ids = HashSet::new();
-    let before = Left::now(&host.dir, &ids);
+    let before = Left::now(&host.dir);
     for wait in 0..30 {
         let create = node.create(small());
         let _ = tokio::time::timeout(Duration::from_micros(wait * 200), create).await.map(|made| {
@@ -137,7 +133,7 @@ async fn abandoned(host: Host) {
             tokio::spawn(async move { made.release().await })
         });
     }
-    Left::settles(&host.dir, &ids, &before).await;
+    Left::settles(&host.dir, &before).await;
     assert!(node.list().is_empty());
     within(node.stop_all()).await;
 }

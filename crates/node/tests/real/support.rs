@@ -1,11 +1,12 @@
 //! A node of a test's own, in a directory of its own.
 
 use csb_node::{Exec, Handle, Node, NodeConfig, PoolConfig, WardenSource};
-use csb_types::{ExecResult, ExecSpec, Limits, SandboxId, SandboxSpec};
+use csb_types::{ExecResult, ExecSpec, Limits, SandboxSpec};
 use libtest_mimic::Trial;
 use rustix::process::Pid;
 use std::{
     collections::HashSet,
+    ffi::OsString,
     future::Future,
     path::{Path, PathBuf},
     sync::Arc,
@@ -102,11 +103,17 @@ impl Host {
     }
 }
 
-/// The children of the warden of `dir`.
+fn children(dir: &Path) -> impl Iterator<Item = i32> {
+    let warden = warden(dir).unwrap_or(0);
+    let text = std::fs::read_to_string(format!("/proc/{warden}/task/{warden}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>().into_iter()
+}
+
+/// The inits of the warden of `dir`; its other children wait to become one.
 fn inits(dir: &Path) -> Vec<Pid> {
-    let Some(warden) = warden(dir) else { return Vec::new() };
-    let children = std::fs::read_to_string(format!("/proc/{warden}/task/{warden}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    let is_init =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "csb-init\n");
+    children(dir).filter(is_init).filter_map(Pid::from_raw).collect()
 }
 
 fn warden(dir: &Path) -> Option<i32> {
@@ -134,15 +141,19 @@ pub struct Left {
 }
 
 impl Left {
-    /// What is there now; of cgroups only those that belong to `of`, as other tests run beside this one.
-    pub fn now(dir: &Path, of: &HashSet<SandboxId>) -> Self {
+    /// What is there now.
+    pub fn now(dir: &Path) -> Self {
         let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
         let lines = |path: &str| std::fs::read_to_string(path).unwrap_or_default().lines().count();
-        let inside = |name: &str| count(dir.join(name).to_str().unwrap());
+        // Emptied, they wait for another sandbox, and go when none comes.
+        let is_kept = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("free-");
+        let inside = |name: &str| {
+            std::fs::read_dir(dir.join(name)).map_or(0, |all| all.flatten().filter(|entry| !is_kept(entry)).count())
+        };
         let warden = warden(dir).unwrap_or(0);
         Self {
             inits: inits(dir).len(),
-            cgroups: cgroups(Path::new("/sys/fs/cgroup"), 0, of),
+            cgroups: cgroups(dir),
             entries: inside("spool") + inside("sandboxes") + inside("disks"),
             descriptors: count("/proc/self/fd"),
             mounts: lines("/proc/self/mounts"),
@@ -152,30 +163,40 @@ impl Left {
     }
 
     /// Waits until no more is left than there was `before`.
-    pub async fn settles(dir: &Path, of: &HashSet<SandboxId>, before: &Left) {
-        let mut now = Left::now(dir, of);
+    pub async fn settles(dir: &Path, before: &Left) {
+        let mut now = Left::now(dir);
         for _ in 0..200 {
             if now == *before {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
-            now = Left::now(dir, of);
+            now = Left::now(dir);
         }
         assert_eq!(now, *before);
     }
 }
 
-/// Directories named after these sandboxes.
-fn cgroups(dir: &Path, depth: u32, of: &HashSet<SandboxId>) -> usize {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let directories = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
-    directories
-        .map(|e| {
-            let id = e.file_name().to_str().and_then(|n| n.parse().ok());
-            let is_one = id.is_some_and(|id: SandboxId| of.contains(&id));
-            usize::from(is_one) + if depth < 4 { cgroups(&e.path(), depth + 1, of) } else { 0 }
-        })
-        .sum()
+/// Groups of sandboxes of the warden of `dir`, in all hierarchies, beyond those of the processes that wait.
+fn cgroups(dir: &Path) -> usize {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    // As the warden names its own: whoever looks after its end cannot ask it.
+    let mut hasher = DefaultHasher::new();
+    std::fs::canonicalize(dir).unwrap().as_path().hash(&mut hasher);
+    let mut names = HashSet::new();
+    below(Path::new("/sys/fs/cgroup"), &format!("csb-{:016x}", hasher.finish()), 0, &mut names);
+    assert!(!names.is_empty() || children(dir).next().is_none(), "a warden with children has groups");
+    names.len().saturating_sub(children(dir).count() - inits(dir).len())
+}
+
+fn below(dir: &Path, name: &str, depth: u32, found: &mut HashSet<OsString>) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        if dir.ends_with(name) {
+            found.insert(entry.file_name());
+        } else if depth < 6 {
+            below(&entry.path(), name, depth + 1, found);
+        }
+    }
 }
 
 /// A spec with little of everything.
