@@ -3,7 +3,7 @@
 # QEMU emulates it in software, so that it runs wherever the tests run. Nothing is installed but packages of QEMU; the
 # kernel's package is only unpacked.
 #
-#   VM_PARTS     parts to run (default: full without-landlock); `quick` leaves out what takes minutes
+#   VM_PARTS     parts to run (default: full without-landlock); `quick` leaves out what takes minutes, `cgroups` is what its name says
 #   VM_TIMEOUT   seconds until one part is given up (default: 1200)
 set -euo pipefail
 cd "$(dirname "$0")/.."

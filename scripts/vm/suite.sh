@@ -86,6 +86,8 @@ as_root() {
     check 'root: csb run with Python' says 'forty-two' /vm/csb run --lang python -c 'print("forty-two")'
     check 'root: csb run on a disk of its own' says '16777216' \
         /vm/csb run --storage disk --disk 64m -- sh -c 'head -c 16m /dev/zero > f; stat -c %s f'
+    check 'root: disk speed is limited' says '3145728' /vm/csb run --storage disk --disk 64m --write-bps 1m --timeout 60s -- sh -c \
+        'a=$(date +%s); dd if=/dev/zero of=f bs=64k count=48 conv=fsync status=none; [ $(($(date +%s) - a)) -ge 2 ] && stat -c %s f'
     check 'root: a memory limit is named' refuses 'memory' /vm/csb run --memory 48m -- python3 -c 'x = bytearray(200 << 20)'
     tests /vm/tests
 }
@@ -129,6 +131,14 @@ without_user_namespaces() {
     check 'user namespaces allowed again: csb run' says '42' ordinary /vm/csb run -- echo 42
 }
 
+# A part of the others, for those who work on it.
+control_groups() {
+    check 'root: disk speed is limited' says '3145728' /vm/csb run --storage disk --disk 64m --write-bps 1m --timeout 60s -- sh -c \
+        'a=$(date +%s); dd if=/dev/zero of=f bs=64k count=48 conv=fsync status=none; [ $(($(date +%s) - a)) -ge 2 ] && stat -c %s f'
+    check 'root: the cgroup tests' /vm/deps/cgroup --test-threads=1 --nocapture
+    check 'delegated group: the cgroup tests' delegated /vm/deps/cgroup --test-threads=1 --nocapture
+}
+
 without_landlock() {
     check 'no Landlock: the kernel has none' host_is_as_meant yama
     check 'no Landlock: csb doctor says what is lost' says 'landlock          absent or off' /vm/csb doctor
@@ -143,6 +153,7 @@ without_landlock() {
 read -r line </proc/cmdline
 case $line in
 *csb.part=without-landlock*) without_landlock ;;
+*csb.part=cgroups*) control_groups ;;
 *csb.part=quick*) without_user_namespaces; as_ordinary_user ;;
 *)
     as_ordinary_user

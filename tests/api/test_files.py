@@ -229,6 +229,31 @@ def archive(*members: tuple[str, dict[str, object], bytes]) -> bytes:
     return raw.getvalue()
 
 
+def linked(name: str, kind: bytes) -> tuple[str, dict[str, object], bytes]:
+    return name, {"type": kind, "linkname": "f"}, b""
+
+
+@pytest.mark.parametrize(
+    ("raw", "count"),
+    [
+        (b"", 0),
+        (bytes(10240), 0),
+        (archive(("f", {}, b"x" * 7), ("g", {}, b"y" * 1000)), 1007),
+        # Other names of a file hold no bytes of their own.
+        (archive(("f", {}, b"x" * 7), linked("hard", tarfile.LNKTYPE), linked("soft", tarfile.SYMTYPE)), 7),
+        # What was written twice was written.
+        (archive(("f", {}, b"x" * 7), ("f", {}, b"y" * 5)), 12),
+        # The end is where the archive says.
+        (archive(("f", {}, b"x" * 7)) + b"more" * 5000, 7),
+        (archive(("f", {}, b"x" * 512))[:1024], 512),
+    ],
+)
+def test_the_bytes_of_an_archive_are_those_of_its_files(api: Api, raw: bytes, count: int) -> None:
+    sandbox = api.create()
+    answer = api("PUT", f"/sandboxes/{sandbox}/archive?path=/workspace/odd", content=raw)
+    assert (answer.status_code, answer.json()) == (200, {"bytes": count})
+
+
 @pytest.mark.parametrize(
     "raw",
     [
