@@ -3,7 +3,7 @@
 # QEMU emulates it in software, so that it runs wherever the tests run. Nothing is installed but packages of QEMU; the
 # kernel's package is only unpacked.
 #
-#   VM_PARTS     parts to run (default: full without-landlock); `quick` leaves out what takes minutes, `cgroups` is what its name says
+#   VM_PARTS     parts to run (default: full without-landlock systemd); `quick` leaves out what takes minutes, `cgroups` is what its name says
 #   VM_TIMEOUT   seconds until one part is given up (default: 1200)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -67,8 +67,21 @@ for line in sys.stdin:
 
 rm -rf "$place/tree" "$place/initramfs"
 scripts/vm/tree.py "$place/tree" bash dash coreutils grep sed findutils mawk util-linux mount procps hostname tar gzip python3 \
-    e2fsprogs busybox-static passwd diffutils libgcc-s1
+    e2fsprogs busybox-static passwd diffutils libgcc-s1 $(dpkg-query -W -f '${Package}' systemd 2>/dev/null || true)
 guest=$place/tree/vm
+# For part `systemd`: the units as the documentation has them.
+units=$place/tree/etc/systemd/system
+mkdir -p "$units/multi-user.target.wants" "$place/tree/usr/local/bin" "$place/tree/var/log"
+sed -n '/^```ini/,/^```/{/^```/d;p}' docs/guides/operating.md |
+    awk -v to="$units" '/^# \/etc\/systemd/ { n = split($2, parts, "/"); file = to "/" parts[n] } { print >file }'
+printf '[Service]\nExecStart=/vm/systemd.sh\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\nTimeoutStartSec=infinity\n' \
+    >"$units/csb-check.service"
+ln -s ../csb.service ../csb-warden.service ../csb-check.service "$units/multi-user.target.wants/"
+ln -s /usr/lib/systemd/system/multi-user.target "$units/default.target"
+ln -s /vm/csb "$place/tree/usr/local/bin/csb"
+ln -s /vm/csb "$place/tree/usr/bin/csb"
+echo 0123456789abcdef0123456789abcdef >"$place/tree/etc/machine-id"
+install -m755 scripts/vm/systemd.sh "$guest/systemd.sh"
 mkdir "$guest/deps"
 install -m755 scripts/vm/suite.sh "$guest/suite.sh"
 cc -O1 -o "$guest/probe" tests/security/probe.c
@@ -93,17 +106,21 @@ PATH=$PATH:/usr/sbin mke2fs -qF -t ext4 -E root_owner=0:0,lazy_itable_init=1 -d 
 rm -rf "$place/tree" "$place/initramfs"
 
 status=0
-for part in ${VM_PARTS:-full without-landlock}; do
+for part in ${VM_PARTS:-full without-landlock systemd}; do
     case $part in
     without-landlock) modules=capability,yama,bpf ;;
     *) modules=landlock,lockdown,yama,bpf ;;
     esac
+    if [ "$part" = systemd ] && [ ! -e /lib/systemd/systemd ]; then
+        echo "test-vm: part systemd skipped: the package systemd is not installed"
+        continue
+    fi
     echo "test-vm: Linux $release, cgroup v2, lsm=$modules, part $part"
     started=$SECONDS
     # The disk is thrown away with the machine.
     timeout --foreground "${VM_TIMEOUT:-1200}" "${qemu[@]}" -M q35 -accel tcg -m 3072 -smp 2 -nographic -nodefaults \
         -no-user-config -no-reboot -serial stdio -kernel "$kernel/boot/vmlinuz-$release" -initrd "$place/initramfs.cpio" \
-        -append "console=ttyS0 quiet panic=-1 lsm=$modules csb.part=$part" \
+        -append "console=ttyS0 quiet panic=-1 lsm=$modules csb.part=$part systemd.firstboot=off systemd.show_status=off" \
         -drive "id=disk,file=$place/disk.img,format=raw,if=none,snapshot=on" -device virtio-blk-pci,drive=disk \
         </dev/null 2>&1 | stdbuf -oL tr -d '\r' | tee "$place/$part.log" || true
     echo "test-vm: part $part took $((SECONDS - started)) s"

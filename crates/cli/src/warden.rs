@@ -13,10 +13,22 @@ use std::{
 
 #[derive(Debug, Subcommand)]
 pub enum WardenCommand {
+    /// Start the process that will hold the sandboxes of a data directory, where none runs
+    #[command(after_help = "\
+A server starts it by itself. Started before, in a control group of its own, it is apart from the server's: see
+docs/guides/operating.md for systemd.")]
+    Start(StartArgs),
     /// End all sandboxes of a data directory and the process that holds them
     #[command(after_help = "\
 Stopping the server leaves sandboxes running, so that the next one finds them; this ends them.")]
     Stop(StopArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// The server's data directory
+    #[arg(long, env = "CSB_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -27,7 +39,10 @@ pub struct StopArgs {
 }
 
 pub fn warden(command: WardenCommand, json: bool) -> Outcome {
-    let WardenCommand::Stop(args) = command;
+    let args = match command {
+        WardenCommand::Start(args) => return start(&options::data_dir(args.data_dir.as_ref()), json),
+        WardenCommand::Stop(args) => args,
+    };
     let data_dir = options::data_dir(args.data_dir.as_ref());
     let fail =
         |error: std::io::Error| Failure::because(format!("cannot stop the warden of `{}`", data_dir.display()), &error);
@@ -42,6 +57,29 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
     match stopped {
         Some(held) => print::line(format!("stopped the warden and {held} sandboxes")),
         None => print::line(format!("no warden runs for `{}`", data_dir.display())),
+    }
+}
+
+fn start(data_dir: &Path, json: bool) -> Outcome {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::because(format!("cannot start the warden of `{}`", data_dir.display()), error)
+    };
+    let runs = csb_warden::connect(data_dir).map_err(|e| failed(&e))?.is_some();
+    if !runs {
+        let connection = csb_warden::start_daemon(data_dir).map_err(|e| failed(&e))?;
+        // It answers once it has prepared the host, or ends and says why in its log.
+        let hello = csb_wire::encode(&ToWarden::Hello { version: VERSION });
+        let welcome = connection.send(&hello, &[]).and_then(|()| connection.recv());
+        if !matches!(welcome, Ok(Some(_))) {
+            let log = data_dir.join("run/warden.log");
+            return Err(Failure::new(format!("the warden of `{}` ended at once", data_dir.display()))
+                .hint(format!("`{}` says why", log.display())));
+        }
+    }
+    match json {
+        true => print::json(&serde_json::json!({ "started": !runs })),
+        false if runs => print::line(format!("a warden runs for `{}` already", data_dir.display())),
+        false => print::line(format!("started the warden of `{}`", data_dir.display())),
     }
 }
 

@@ -22,6 +22,7 @@ const COMMANDS: &[&[&str]] = &[
     &["key", "create"],
     &["key", "ls"],
     &["key", "revoke"],
+    &["warden", "start"],
     &["warden", "stop"],
     &["doctor"],
     &["bench"],

@@ -170,3 +170,17 @@ fn sandboxes_outlive_the_server_until_the_warden_is_stopped() {
     let again = text(&server.command(&["warden", "stop"]).output().unwrap().stdout);
     assert!(again.starts_with("no warden runs"), "{again}");
 }
+
+#[test]
+fn a_warden_that_was_started_before_its_server_is_the_servers() {
+    let mut server = Server::dev();
+    server.stop();
+    assert!(server.says(&["warden", "stop"]).starts_with("stopped"));
+    assert!(server.says(&["warden", "start"]).starts_with("started"));
+    assert!(server.says(&["warden", "start"]).contains("already"));
+    server.restart();
+    let id = server.says(&["create"]);
+    assert_eq!(server.says(&["exec", "-n", &id, "--", "echo", "on"]), "on");
+    server.stop();
+    assert!(server.says(&["--json", "warden", "stop"]).contains("\"stopped\":true"));
+}
