@@ -98,7 +98,14 @@ fn logs_show_what_was_and_follow_what_comes() {
     let id = server.says(&["create"]);
     let script = "echo first; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo last";
     let exec = server.says(&["exec", "-d", &id, "--", "sh", "-c", script]);
-    assert_eq!(server.says(&["logs", &id]), "first");
+    // What is there now is shown, and nothing is waited for: the command may not have begun.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut shown = server.says(&["logs", &id]);
+    while shown.is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        shown = server.says(&["logs", &id]);
+    }
+    assert_eq!(shown, "first");
     let mut follower = server.command(&["logs", "-f", &id, &exec]).stdout(Stdio::piped()).spawn().unwrap();
     server.says(&["exec", "-n", &id, "--", "touch", "/tmp/go"]);
     let mut seen = String::new();
