@@ -182,6 +182,13 @@ class Api:
         assert started.status_code == 202, started.text
         return started.json()["exec_id"]
 
+    def until_said(self, sandbox: str, exec_id: str, text: str) -> None:
+        """Waits until a running command has printed this."""
+        deadline = time.monotonic() + 60
+        while text not in self("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/output?follow=false").text:
+            assert time.monotonic() < deadline, f"{text!r} was never printed"
+            time.sleep(0.05)
+
     def close(self) -> None:
         for sandbox in self.made:
             self("DELETE", f"/sandboxes/{sandbox}")

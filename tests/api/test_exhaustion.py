@@ -45,7 +45,7 @@ def test_a_full_disk_of_the_server_is_told_and_loses_nothing(small: Server) -> N
     sandbox = api.create()
     api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/kept", content=b"kept")
     before = api.start(sandbox, "echo early; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo late")
-    api("GET", f"/sandboxes/{sandbox}/execs/{before}/result?wait=0.3")
+    api.until_said(sandbox, before, "early")
     filler = fill(Path(small.data_dir))
 
     made = api("POST", "/sandboxes", json={})

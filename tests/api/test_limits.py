@@ -30,9 +30,7 @@ def test_sandboxes_share_a_busy_cpu_by_their_weights(api: Api) -> None:
     assert api("GET", f"/sandboxes/{light}").json()["resources"]["cpu_weight"] == 100
     for sandbox in (light, heavy):
         exec_id = api.start(sandbox, ["python3", "-c", SPIN])
-        path = f"/sandboxes/{sandbox}/execs/{exec_id}/output?follow=false"
-        while not api("GET", path).text.startswith("event: stdout"):
-            time.sleep(0.05)
+        api.until_said(sandbox, exec_id, "spins")
     a, b = shares(api, [light, heavy], 4)
     assert 2.8 < b / a < 5.6
     changed = api("PATCH", f"/sandboxes/{light}", json={"resources": {"cpu_weight": 400}})
@@ -69,7 +67,8 @@ def test_the_speed_of_a_disk_is_limited_and_changed_while_it_runs(api: Api) -> N
     lifted = api("PATCH", f"/sandboxes/{sandbox}", json={"resources": {"io": {"write_bps": 0}}})
     assert lifted.json()["resources"]["io"]["write_bps"] is None
     assert lifted.json()["resources"]["io"]["read_bps"] == 1 << 20
-    assert seconds_to_write(api, sandbox, 3) < 2
+    # At that speed it was 3 s; the machine's own disk may be busy with something else.
+    assert min(seconds_to_write(api, sandbox, 3) for _ in range(5)) < 2
 
     by_count = api("PATCH", f"/sandboxes/{sandbox}", json={"resources": {"io": {"write_iops": 10}}})
     assert by_count.status_code == 200

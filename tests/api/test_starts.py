@@ -112,7 +112,7 @@ def test_input_that_cannot_be_taken_says_why(home: tuple[Api, str]) -> None:
     refused(write(closed, "?close=true"), 409, "stdin_closed")
     # The command itself closes it.
     gone = api.start(sandbox, "exec <&-; echo closed; sleep 60", stdin=True)
-    api.http.get(f"/api/v1/sandboxes/{sandbox}/execs/{gone}/result?wait=0.3")
+    api.until_said(sandbox, gone, "closed")
     refused(write(gone), 409, "stdin_closed")
     for exec_id in (without, closed, gone):
         api("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/signal", json={"signal": "KILL", "tree": True})

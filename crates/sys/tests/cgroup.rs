@@ -306,15 +306,21 @@ fn the_speed_of_a_disk_is_limited_for_what_is_in_a_group() {
     place.root.forget_io(device).unwrap();
     let limits = IoLimits { write_bps: Some(1 << 20), read_iops: Some(10), ..IoLimits::default() };
     group.set_io(device, &limits).unwrap();
+    let place_of_mark = tempfile::tempdir().unwrap();
+    let mark = place_of_mark.path().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done; exec dd \"$@\"", mark.display());
     let took = |arguments: &[&str]| {
-        let began = Instant::now();
-        let mut child = start(&group, "dd", arguments);
+        let mut child = start(&group, "sh", &[&["-c", &wait, "sh"], arguments].concat());
         if let Some(fd) = group.io_fd().unwrap() {
             // `start` knows nothing of disks.
             rustix::io::write(&fd, child.id().to_string().as_bytes()).unwrap();
         }
+        let began = Instant::now();
+        std::fs::write(&mark, "").unwrap();
         assert!(child.wait().unwrap().success());
-        began.elapsed()
+        let took = began.elapsed();
+        std::fs::remove_file(&mark).unwrap();
+        took
     };
     let to = format!("of={}", disk.path());
     let from = format!("if={}", disk.path());
@@ -323,9 +329,9 @@ fn the_speed_of_a_disk_is_limited_for_what_is_in_a_group() {
     assert!(
         took(&[&*from, "of=/dev/null", "bs=4k", "count=30", "iflag=direct", "status=none"]) > Duration::from_secs(2)
     );
-    // Lifted, it is faster whatever the machine.
+    // Lifted, it is faster, unless the machine is busy with something else.
     group.set_io(device, &IoLimits::default()).unwrap();
-    assert!(took(&write) < Duration::from_secs(2));
+    assert!((0..5).any(|_| took(&write) < Duration::from_secs(2)));
     drop(disk);
     place.end(group);
 }
