@@ -95,6 +95,23 @@ impl Host {
         .await;
     }
 
+    /// Kills the processes that wait to become sandboxes, and waits for their ends.
+    pub async fn kill_waiting(&self) {
+        let inits = inits(&self.dir);
+        let waiting: Vec<Pid> =
+            children(&self.dir).filter_map(Pid::from_raw).filter(|pid| !inits.contains(pid)).collect();
+        assert!(!waiting.is_empty());
+        for pid in &waiting {
+            rustix::process::kill_process(*pid, rustix::process::Signal::KILL).unwrap();
+        }
+        within(async {
+            while children(&self.dir).filter_map(Pid::from_raw).any(|pid| waiting.contains(&pid)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
     /// Kills the init of every sandbox of this host.
     pub fn kill_inits(&self) {
         for pid in inits(&self.dir) {
