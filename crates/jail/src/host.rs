@@ -63,12 +63,29 @@ impl Host {
 }
 
 impl Host {
-    /// Does something in another network namespace. Nothing of the warden's depends on which it is in.
-    pub fn within<T>(&self, net: &OwnedFd, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    /// Whether the network namespace is as good as new. The caller is in its own again afterwards.
+    pub fn is_untouched(&self, net: &OwnedFd) -> io::Result<bool> {
         ns::enter_net(net)?;
-        let done = act();
-        ns::enter_net(&self.net)?;
-        done
+        let untouched = ns::is_net_untouched();
+        self.go_home()?;
+        untouched
+    }
+
+    /// Back to the warden's own network namespace.
+    pub fn go_home(&self) -> io::Result<()> {
+        ns::enter_net(&self.net)
+    }
+
+    /// Fails in the warden's own network namespace: an init there would give it to a tenant.
+    pub fn assert_away(&self) -> Result<(), Failure> {
+        let look = || -> io::Result<()> {
+            let (own, now) = (rustix::fs::fstat(&self.net)?, rustix::fs::stat("/proc/self/ns/net")?);
+            if (own.st_dev, own.st_ino) == (now.st_dev, now.st_ino) {
+                return Err(io::Error::other("it is the host's"));
+            }
+            Ok(())
+        };
+        look().step("check the network namespace")
     }
 
     /// Writes the id maps of a rootless init, which waits for them.

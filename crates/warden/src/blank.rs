@@ -5,6 +5,7 @@ use crate::init;
 use csb_jail::{Built, Host, Ids, Shell, Step, Trees, build, failure};
 use csb_sys::{
     cgroup::{self, CgroupError, Group, Root},
+    ns,
     packet::Conn,
     process::{self, Fork, SIGKILL},
 };
@@ -122,7 +123,15 @@ fn start(
     }
     let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
     let forked = match net {
-        Some(net) => host.within(net, || process::fork(flags, directory.as_ref().map(AsFd::as_fd))),
+        Some(net) => {
+            ns::enter_net(net).step("enter the network namespace")?;
+            let forked = process::fork(flags, directory.as_ref().map(AsFd::as_fd));
+            // The child stays where it is.
+            if !matches!(forked, Ok(Fork::Child)) {
+                host.go_home().step("leave the network namespace")?;
+            }
+            forked
+        }
         None => process::fork(flags | process::CLONE_NEWNET, directory.as_ref().map(AsFd::as_fd)),
     };
     match forked.step("make the process")? {
@@ -180,6 +189,7 @@ fn prepare(
         return Ok(None);
     }
     Group::join(joins).step("enter the cgroup")?;
+    host.assert_away()?;
     keep_only(host, &ids, conn, life)?;
     process::set_name(c"csb-blank");
     csb_sys::ns::unshare(process::CLONE_NEWCGROUP).step("make the cgroup namespace")?;

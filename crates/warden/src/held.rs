@@ -137,7 +137,7 @@ impl Held {
     /// Of what was kept, what may be used again.
     pub(crate) fn checked_leavings(&mut self, host: &Host) -> Leavings {
         let Leavings { tenant, net } = std::mem::take(&mut self.leavings);
-        let net = net.filter(|net| host.within(net, ns::is_net_untouched).unwrap_or(false));
+        let net = net.filter(|net| host.is_untouched(net).unwrap_or(false));
         Leavings { tenant, net }
     }
 

@@ -16,7 +16,7 @@ pub fn trials() -> Vec<Trial> {
 
 async fn networks(host: Host) {
     // Counters of the one device, sockets of all kinds, and what of TCP is left when its sockets are closed.
-    const LOOK: &str = "tail -n +3 /proc/net/dev; head -1 /proc/net/sockstat; tail -n +2 /proc/net/tcp; \
+    const LOOK: &str = "tail -n +3 /proc/net/dev; tail -n +2 /proc/net/sockstat; tail -n +2 /proc/net/tcp | head -3; \
                         grep -c @ /proc/net/unix; wc -l </proc/net/unix; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
     const USE: &str = "
 import socket
