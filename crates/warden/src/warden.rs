@@ -11,7 +11,7 @@ use csb_jail::{Host, failure};
 use csb_sys::{
     cgroup::{CgroupError, Group, Root},
     packet::{Conn, Listener},
-    process::{self, SIGCHLD, SIGINT, SIGTERM},
+    process::{self, SIGCHLD, SIGINT, SIGPIPE, SIGTERM},
 };
 use csb_types::SandboxId;
 use csb_wire::{Failure, FromWarden, JailPlan, Mode, ToWarden, VERSION, decode, encode};
@@ -84,7 +84,8 @@ impl Warden {
 
     /// Runs until told to stop, and until every sandbox is gone then.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT])?;
+        // SIGPIPE: a process that dies while it is told something is no reason to die as well.
+        let signals = process::signal_fd(&[SIGCHLD, SIGTERM, SIGINT, SIGPIPE])?;
         if self.listener.is_none() && self.host.mode == Mode::Root {
             // A warden for one command makes one while its caller prepares to ask.
             self.restock();
@@ -128,7 +129,7 @@ impl Warden {
         let calling = self.listener.is_some() && !polled[polled.len() - 1].revents().is_empty();
         if signalled {
             while let Some(signal) = process::next_signal(signals) {
-                if signal != SIGCHLD {
+                if matches!(signal, SIGTERM | SIGINT) {
                     self.end_all();
                 }
             }

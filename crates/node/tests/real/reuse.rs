@@ -3,6 +3,7 @@
 use crate::support::{Host, run, sh, small, trial, within};
 use csb_types::{ExecSpec, Limits, SandboxSpec};
 use libtest_mimic::Trial;
+use std::collections::HashSet;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -15,8 +16,8 @@ pub fn trials() -> Vec<Trial> {
 }
 
 async fn networks(host: Host) {
-    // Counters of the one device, sockets of all kinds, and what of TCP is left when its sockets are closed.
-    const LOOK: &str = "tail -n +3 /proc/net/dev; tail -n +2 /proc/net/sockstat; tail -n +2 /proc/net/tcp | head -3; \
+    // Counters of the one device, and sockets, also those that TCP keeps when they are closed.
+    const LOOK: &str = "tail -n +3 /proc/net/dev; tail -n +2 /proc/net/tcp | head -3; \
                         grep -c @ /proc/net/unix; wc -l </proc/net/unix; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
     const USE: &str = "
 import socket
@@ -26,6 +27,9 @@ c.sendall(b'secret'); a.close(); c.close(); s.close()
 print('used')";
     let node = host.node(0).await;
     let mut first = None;
+    let own: Vec<_> = std::fs::read_dir("/proc/self/ns").unwrap().flatten().collect();
+    let own: HashSet<String> =
+        own.iter().map(|kind| std::fs::read_link(kind.path()).unwrap().to_string_lossy().into_owned()).collect();
     for i in 0..24 {
         // More at once than wait ahead, so that what the ended ones left is needed.
         let all = futures_util::future::join_all((0..12).map(|_| node.create(small()))).await;
@@ -33,6 +37,10 @@ print('used')";
             if j % 4 == 0 {
                 let seen = sh(&sandbox, LOOK).await.1;
                 assert_eq!(*first.get_or_insert_with(|| seen.clone()), seen, "{i} {j}");
+            }
+            if j % 4 == 2 {
+                let inside = sh(&sandbox, "for kind in /proc/self/ns/*; do readlink $kind; done").await.1;
+                assert!(inside.lines().count() >= 8 && inside.lines().all(|ns| !own.contains(ns)), "{inside}");
             }
             if j % 4 == 1 {
                 assert_eq!(run(&sandbox, ExecSpec::argv(["python3", "-c", USE])).await.1, "used\n");
