@@ -91,7 +91,8 @@ class Host:
             time.sleep(0.05)
 
     def said(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:]
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if " WARN " in line or " ERROR " in line][-12:] + lines[-3:])
 
     @property
     def pid(self) -> int:

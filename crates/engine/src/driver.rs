@@ -372,7 +372,13 @@ impl Driver {
             return Err(OpError::Unsupported { what: SpecError::NoDisk.to_string() });
         }
         let client = self.sandbox.link.client().map_err(warden_failed)?;
-        client.set_limits(&self.sandbox.id, limits.clone()).await.map_err(warden_failed)?;
+        client.set_limits(&self.sandbox.id, limits.clone()).await.map_err(|error| match error {
+            // Control groups of version 1 do not go below what cannot be reclaimed; those of version 2 kill.
+            WardenError::Failed(failure) if failure.errno == libc::EBUSY => {
+                OpError::Limit { what: "it uses more memory now than the new limit allows".into() }
+            }
+            error => warden_failed(error),
+        })?;
         self.sandbox.set_limits(limits);
         Ok(())
     }

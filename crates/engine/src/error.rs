@@ -66,6 +66,12 @@ pub enum OpError {
     /// Not allowed in the phase the sandbox is in.
     #[error("not possible while the sandbox is {}", phase_word(*.0))]
     WrongPhase(Phase),
+    /// What the sandbox uses now stands in the way.
+    #[error("the sandbox's limit is reached: {what}")]
+    Limit {
+        /// Which limit, in words.
+        what: String,
+    },
     /// The exec has ended.
     #[error("the exec has ended")]
     ExecEnded,

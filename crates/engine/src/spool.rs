@@ -384,17 +384,18 @@ impl Writer {
     }
 
     fn drop_some(&mut self, source: impl AsFd) -> io::Result<Taken> {
-        let taken = if self.terminal {
-            rustix::io::read(&source, &mut [0u8; 16 * 1024]).map_err(io::Error::from)
-        } else {
-            let sink = match &self.sink {
-                Some(sink) => sink,
-                none => {
-                    debug_assert!(none.is_none());
-                    self.sink.insert(File::options().write(true).open("/dev/null")?)
-                }
-            };
-            csb_sys::pipe::splice(&source, sink, GULP as usize)
+        if !self.terminal && self.sink.is_none() {
+            // What cannot be kept for want of descriptors cannot be spliced away either; it is dropped all the same, and marked.
+            self.sink = File::options().write(true).open("/dev/null").ok();
+        }
+        let taken = match &self.sink {
+            Some(sink) => csb_sys::pipe::splice(&source, sink, GULP as usize),
+            None => match look(&source)? {
+                // Reading a pipe may wait, but nobody else takes what is there now.
+                Look::Bytes => rustix::io::read(&source, &mut [0u8; 16 * 1024]).map_err(io::Error::from),
+                Look::Empty => return Ok(Taken::Empty),
+                Look::Ended => return Ok(Taken::Ended),
+            },
         };
         match taken {
             Ok(0) => Ok(Taken::Ended),
@@ -540,6 +541,26 @@ mod tests {
         assert_eq!(writer.take(Lane::Out, &pipes.read[0]).unwrap(), Taken::Dropped(2));
         assert!(spool.truncated());
         assert!(Spool::recover(home, id).unwrap().truncated());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn output_that_no_descriptor_is_left_for_is_dropped_and_marked_rather_than_taken_for_ended() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let dir = scratch();
+        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let spool = Arc::new(Spool::new(home, ExecId::random()));
+        let mut pipes = Pipes::new();
+        let mut writer = Writer::new(spool.clone(), 100, false);
+        pipes.put(Lane::Err, b"123456");
+        let before = getrlimit(Resource::Nofile);
+        // Each test is a process of its own.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: before.maximum }).unwrap();
+        let taken = writer.take(Lane::Err, &pipes.read[1]);
+        let then = writer.take(Lane::Err, &pipes.read[1]);
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert_eq!((taken.unwrap(), then.unwrap()), (Taken::Dropped(6), Taken::Empty));
+        assert!(spool.truncated());
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -184,6 +184,26 @@ fn limits_move_both_ways_while_a_process_runs() {
 }
 
 #[test]
+fn less_memory_than_is_in_use_is_refused_or_costs_the_process_and_the_group_goes_on() {
+    let place = Place::new("lower");
+    let group = place.group(&Limits { memory: 128 << 20, ..ROOMY });
+    let code = "import time\nx = bytearray(b'x') * (64 << 20)\nprint(len(x), flush=True)\ntime.sleep(600)";
+    let mut holder = start(&group, PYTHON, &["-c", code]);
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    match group.set_limits(&Limits { memory: 32 << 20, ..ROOMY }) {
+        // Version 1 leaves all as it was.
+        Err(error) => assert_eq!(error.source.raw_os_error(), Some(libc::EBUSY)),
+        // Version 2 takes the new limit, and kills.
+        Ok(()) => assert_eq!(holder.wait().unwrap().signal(), Some(libc::SIGKILL)),
+    }
+    group.set_limits(&ROOMY).unwrap();
+    let next = start(&group, "echo", &["goes on"]);
+    assert_eq!(next.wait_with_output().unwrap().stdout, b"goes on\n");
+    place.end(group);
+    holder.wait().unwrap();
+}
+
+#[test]
 fn what_a_dead_warden_left_is_found_ended_and_removed() {
     let place = Place::new("leftovers");
     let group = place.group(&ROOMY);

@@ -59,7 +59,7 @@ pub(crate) fn limits(of: &Limits) -> cgroup::Limits {
 /// The kernel's answer, with the file it was about.
 pub(crate) fn kernel(error: CgroupError) -> io::Error {
     // The server tells what this host cannot do from what failed.
-    if error.source.raw_os_error() == Some(libc::ENOTSUP) {
+    if matches!(error.source.raw_os_error(), Some(libc::ENOTSUP | libc::EBUSY)) {
         return error.source;
     }
     io::Error::new(error.source.kind(), format!("{error}: {}", error.source))

@@ -167,7 +167,11 @@ impl Held {
             set_disk_speed(&self.group, self.disks, &wanted.io)?;
             self.jail.limits.io = wanted.io;
         }
-        self.group.set_limits(&limits(&wanted)).map_err(kernel)?;
+        if let Err(error) = self.group.set_limits(&limits(&wanted)) {
+            // All or nothing: what was set before the one that was refused is taken back, as far as the kernel lets us.
+            let _ = self.group.set_limits(&limits(&self.jail.limits));
+            return Err(kernel(error));
+        }
         self.jail.limits = wanted;
         Ok(())
     }

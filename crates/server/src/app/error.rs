@@ -147,6 +147,7 @@ impl From<OpError> for AppError {
             OpError::WrongPhase(Phase::Releasing) => Self::new(ErrorCode::SandboxReleasing, message),
             OpError::WrongPhase(Phase::Gone) | OpError::Gone => Self::new(ErrorCode::SandboxGone, message),
             OpError::WrongPhase(Phase::Running) => Self::internal(message),
+            OpError::Limit { .. } => Self::new(ErrorCode::SandboxLimit, message),
             OpError::ExecEnded => Self::new(ErrorCode::ExecEnded, message),
             OpError::StdinClosed => Self::new(ErrorCode::StdinClosed, message),
             OpError::NoPty | OpError::NoStdin => Self::new(ErrorCode::ExecNotInteractive, message),

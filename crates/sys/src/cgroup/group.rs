@@ -141,6 +141,10 @@ impl Group {
                 // `memsw` (memory + swap) may never be below `limit`: raising goes from the outside in, lowering from
                 // the inside out.
                 let lowered = self.write(tree, "memory.limit_in_bytes", &bytes);
+                if lowered.as_ref().is_err_and(|error| error.source.raw_os_error() == Some(libc::EBUSY)) {
+                    // More is in use than can be reclaimed; what comes next would say "invalid".
+                    return lowered;
+                }
                 optional("memory.memsw.limit_in_bytes", &bytes)?;
                 if lowered.is_err() {
                     self.write(tree, "memory.limit_in_bytes", &bytes)?;
