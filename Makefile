@@ -2,6 +2,7 @@
 # make test   installs what tests need, runs them all   make lint    formatting, clippy, licenses
 # make bench  measures beside other sandboxes           make help    this text
 # make test-vm  the engine's tests in a virtual machine  make fuzz SECONDS=60  each fuzz target for so long
+# make soak MINUTES=60  random use and accidents, then a count of what is left
 #
 # CARGO_TARGET_DIR is respected. Settings: ADDR=127.0.0.1:8080  DATA=DIR  ARGS="more options of csb serve"
 
@@ -10,7 +11,7 @@ ADDR ?= 127.0.0.1:8080
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CSB := $(TARGET)/release/csb
 
-.PHONY: help run build test test-vm fuzz bench lint
+.PHONY: help run build test test-vm fuzz soak bench lint
 help:
 	@sed -n 's/^# \?//p;/^$$/q' Makefile
 
@@ -27,8 +28,8 @@ build:
 test:
 	@scripts/prerequisites.sh test
 	cargo nextest run --workspace --locked --no-fail-fast
-	scripts/test-python.sh
 	scripts/fuzz.sh 3
+	scripts/test-python.sh
 
 # The engine's tests on another kernel, with cgroup v2 alone; see docs/guides/testing.md.
 test-vm:
@@ -40,6 +41,13 @@ SECONDS = 60
 fuzz:
 	@scripts/prerequisites.sh fuzz
 	@scripts/fuzz.sh $(SECONDS)
+
+# Random use and accidents for so long, then a count of what is left. `.ci/run` does it for some minutes.
+MINUTES = 60
+soak:
+	@scripts/prerequisites.sh soak
+	cargo build --locked -p csb
+	scripts/soak.py --minutes $(MINUTES)
 
 bench:
 	@scripts/prerequisites.sh bench

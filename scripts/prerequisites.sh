@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and this machine lacks: prerequisites.sh {build|run|test|test-vm|fuzz|lint|bench}
+# Installs what a task needs and this machine lacks: prerequisites.sh {build|run|test|test-vm|fuzz|soak|lint|bench}
 # Only Debian's packages, by name; says what is missing where it may not install. Quick when nothing is missing.
 set -euo pipefail
 
@@ -51,6 +51,10 @@ test-vm)
     need /bin/busybox busybox-static
     need /usr/bin/python3 python3
     need /usr/bin/ps procps
+    ;;
+soak)
+    need /usr/bin/python3 python3
+    need /usr/sbin/mkfs.ext4 e2fsprogs
     ;;
 fuzz)
     need_command c++ g++                  # libFuzzer itself is compiled

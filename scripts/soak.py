@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -35,6 +36,8 @@ SERVER_MARGIN = 24 << 20
 WARDEN_MARGIN = 2 << 20
 DESCRIPTOR_MARGIN = 16
 DISK = "384m"
+# Seconds until sandboxes are made again after an accident.
+RECOVERY = 30
 
 
 class Wrong(Exception):
@@ -70,7 +73,7 @@ class Host:
         self.process: subprocess.Popen[bytes] | None = None
         # Raised before each accident and after it: what is under way in between may be cut short.
         self.accidents = 0
-        self.groups_before = self.groups()
+        self.parent: str | None = None
         self.mounts_before = self.mounts()
 
     def start(self) -> None:
@@ -90,9 +93,11 @@ class Host:
                 raise Wrong(f"the server does not start: {self.said()}")
             time.sleep(0.05)
 
-    def said(self) -> str:
+    def said(self, requests: list[str] = []) -> str:
+        """The last complaints of its log, and what it says of these requests."""
         lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join([line for line in lines if " WARN " in line or " ERROR " in line][-12:] + lines[-3:])
+        return "\n".join([line for line in lines if " WARN " in line or " ERROR " in line][-12:] + lines[-3:]
+            + [line for line in lines if any(request in line for request in requests)])
 
     @property
     def pid(self) -> int:
@@ -131,12 +136,16 @@ class Host:
     def warden(self) -> int:
         return self.stats()["warden"]["pid"]
 
-    @staticmethod
-    def groups() -> set[str]:
-        found = subprocess.run(
-            ["find", "/sys/fs/cgroup", "-maxdepth", "5", "-name", "csb-*", "-type", "d"], capture_output=True, text=True
-        )
-        return set(found.stdout.split())
+    def groups(self) -> set[Path]:
+        """Control groups of this server's sandboxes, in every hierarchy; their parent's name is known from a process in one."""
+        for pid in children(self.warden()) if self.parent is None else []:
+            found = re.search(r"/(csb-[0-9a-f]{16})/", Path(f"/proc/{pid}/cgroup").read_text())
+            self.parent = found and found[1]
+        if self.parent is None:
+            return set()
+        command = ["find", "/sys/fs/cgroup", "-mindepth", "2", "-path", f"*/{self.parent}*", "-type", "d"]
+        found_all = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        return {Path(path) for path in found_all}
 
     @staticmethod
     def mounts() -> int:
@@ -314,10 +323,27 @@ class Accidents:
         self.host.accidents += 1
         try:
             getattr(self, kind)()
+            self.recovered(kind)
         finally:
             # Answers to what was begun during it may still come.
-            time.sleep(1)
+            time.sleep(0.5)
             self.host.accidents += 1
+
+    def recovered(self, kind: str) -> None:
+        """By itself, and soon: a sandbox is made and ended again."""
+        deadline = time.monotonic() + RECOVERY
+        found: Any = None
+        while time.monotonic() < deadline:
+            try:
+                token = self.host.token("counter")
+                status, found = self.host.call("POST", "/api/v1/sandboxes", {}, token)
+                if status == 201:
+                    self.host.call("DELETE", f"/api/v1/sandboxes/{found['sandbox_id']}", token=token)
+                    return
+            except (OSError, KeyError, TypeError) as error:
+                found = error
+            time.sleep(0.2)
+        raise Wrong(f"no sandbox is made {RECOVERY} s after {kind}: {found}\n{self.host.said()}")
 
     def server_killed(self) -> None:
         self.host.kill()
@@ -326,17 +352,6 @@ class Accidents:
 
     def warden_killed(self) -> None:
         os.kill(self.host.warden(), signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        token = self.host.token("counter")
-        # The server finds that out by itself and goes on with a new one.
-        while True:
-            status, made = self.host.call("POST", "/api/v1/sandboxes", {}, token)
-            if status == 201:
-                self.host.call("DELETE", f"/api/v1/sandboxes/{made['sandbox_id']}", token=token)
-                return
-            if time.monotonic() > deadline:
-                raise Wrong(f"no sandbox is made after the warden was killed: {status} {made}")
-            time.sleep(0.2)
 
     def inits_killed(self) -> None:
         inits = children(self.host.warden())
@@ -404,10 +419,11 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
     time.sleep(1.5)
     warden = stats["warden"]["pid"]
     ready = stats["pool"]["ready"]
-    below = [len(list((host.data / name).iterdir())) for name in ("sandboxes", "spool", "disks") if (host.data / name).exists()]
-    groups = host.groups() - host.groups_before
-    parents = {group for group in groups if Path(group).name.count("-") == 1 and "/sb-" not in group}
-    inner = {name.name for group in parents for name in Path(group).iterdir() if name.is_dir()}
+    places = [host.data / name for name in ("sandboxes", "spool", "disks")]
+    below = {place.name: sorted(path.name for path in place.iterdir()) for place in places if place.exists()}
+    # Groups that are kept empty for the next sandbox are no leak as long as they are few.
+    inner = {path.name for path in host.groups() if path.name != host.parent}
+    busy = {path.name for path in host.groups() if path.name != host.parent and (path / "cgroup.procs").read_text()}
     found = {
         "server": host.pid,
         "warden": warden,
@@ -417,12 +433,13 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
         "server_descriptors": len(os.listdir(f"/proc/{host.pid}/fd")),
         "warden_descriptors": len(os.listdir(f"/proc/{warden}/fd")),
         "warden_mounts": len(Path(f"/proc/{warden}/mountinfo").read_text().splitlines()),
-        "groups": len(inner),
-        "directories": max(below),
+        "groups": len(busy),
+        "empty_groups": len(inner - busy),
+        "directories": max(len(names) for names in below.values()),
         "loops": len(host.loops()),
     }
-    if found["groups"] > ready or found["directories"] > ready or found["loops"]:
-        raise Wrong(f"more is left than the pool's {ready}: {found} {sorted(inner)}")
+    if found["groups"] > ready or found["directories"] > ready or found["loops"] or found["empty_groups"] > 256:
+        raise Wrong(f"more is left than the pool's {ready}: {found}, groups {sorted(busy)}, {below}\n{host.said()}")
     return found
 
 
@@ -470,7 +487,8 @@ def soak(host: Host, minutes: float, seed: int, number: int) -> None:
             if not user.idle.wait(120):
                 raise Wrong(f"{user.name} waits for an answer for ever\n{host.said()}")
             if user.wrong:
-                raise Wrong("; ".join(user.wrong[:5]) + "\n" + host.said())
+                wrong = "; ".join(user.wrong[:5])
+                raise Wrong(wrong + "\n" + host.said(re.findall(r"req-[0-9a-f]{16}", wrong)))
             user.mine.clear()
         counts.append(count(host, users))
         shown = counts[-1]
@@ -492,12 +510,13 @@ def soak(host: Host, minutes: float, seed: int, number: int) -> None:
         raise Wrong("hardly anything was done")
     warden = host.warden()
     host.end()
+    remaining = lambda: sorted(str(path) for path in host.groups())
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and (Path(f"/proc/{warden}").exists() or host.groups() - host.groups_before):
+    while time.monotonic() < deadline and (Path(f"/proc/{warden}").exists() or remaining()):
         time.sleep(0.2)
     left = {
         "the warden": [warden] if Path(f"/proc/{warden}").exists() else [],
-        "control groups": sorted(host.groups() - host.groups_before),
+        "control groups": remaining(),
         "loop devices": host.loops(),
         "mounts": [host.mounts()] if host.mounts() > host.mounts_before else [],
     }

@@ -9,7 +9,7 @@ fn every_test_that_the_document_names_exists_and_every_test_is_named() {
     let code = |word: &&str| word.len() > 20 && word.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
     let named: BTreeSet<&str> = text.split('`').filter(code).collect();
     let mut sources = String::new();
-    for folder in ["security", "fault"] {
+    for folder in ["security", "fault", "limits"] {
         for entry in fs::read_dir(here.join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("document.rs") {

@@ -339,6 +339,17 @@ static void hog(void) {
     }
 }
 
+/* Touches memory page by page and says after each 64 KiB how many KiB it has, until it is killed. */
+static void touch(void) {
+    char line[32];
+    for (long kib = 64;; kib += 64) {
+        char *p = mmap(0, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        for (int i = 0; i < 16; i++) p[i << 12] = 1;
+        int length = snprintf(line, sizeof line, "%ld\n", kib);
+        if (kib % 256 == 0 && write(1, line, length) < 0) return;
+    }
+}
+
 static void shared_memory(void) {
     for (int i = 0; i < 4096; i++) {
         int id = shmget(IPC_PRIVATE, 4 << 20, 0600);
@@ -360,6 +371,16 @@ static void inodes(const char *dir) {
 }
 
 static void count_of(const char *what, long n) { printf("%s: %ld\n", what, n); }
+
+/* As many children as can live at once; they stay. */
+static void children(void) {
+    long n = 0;
+    for (pid_t pid; (pid = fork()) >= 0; n++)
+        if (pid == 0) for (;;) pause();
+    count_of("children", n);
+    fflush(stdout);
+    pause();
+}
 
 static void watches(void) {
     long n = 0;
@@ -446,6 +467,8 @@ int main(int argc, char **argv) {
     DO("zombies", zombies(arg))
     DO("orphans", orphans(arg))
     DO("hog", hog())
+    DO("touch", touch())
+    DO("children", children())
     DO("shared-memory", shared_memory())
     DO("inodes", inodes(arg))
     DO("watches", watches())
