@@ -44,6 +44,10 @@ class Wrong(Exception):
     """The product did what it must not."""
 
 
+class Cut(Exception):
+    """A download that ended before its end."""
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -122,6 +126,11 @@ class Host:
             content = answer.read()
             kind = answer.headers.get("Content-Type", "")
             return answer.status, json.loads(content) if kind.startswith("application/json") and content else content
+        except http.client.IncompleteRead as error:
+            # The head was sent: only a cut stream can say that the sandbox's OOM killer took whoever read the file.
+            if method == "GET" and "/files" in path:
+                raise Cut(str(error)) from error
+            raise ConnectionError(str(error)) from error
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
         finally:
@@ -197,6 +206,8 @@ class User(threading.Thread):
             except Wrong as error:
                 # During an accident an answer may be cut; a wrong answer is wrong at any time.
                 self.wrong.append(f"{self.name}: {what}: {error}")
+            except Cut:
+                self.errors["cut download"] += 1
             except (OSError, ConnectionError) as error:
                 if self.host.accidents == before and before % 2 == 0:
                     self.wrong.append(f"{self.name}: {what}: the connection broke, and nobody broke it: {error!r}")

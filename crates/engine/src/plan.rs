@@ -51,7 +51,8 @@ pub(crate) fn not_started(plan: &ExecSpec, failure: &Failure) -> ExecError {
             ExecError::NotExecutable { program }
         }
         ("exec", libc::ELOOP | libc::ENAMETOOLONG) => ExecError::NotFound { program },
-        ("fork" | "limit", libc::EAGAIN) => room("processes"),
+        // execve(2) asks once more whether its user has too many processes.
+        ("fork" | "limit" | "exec", libc::EAGAIN) => room("processes"),
         (_, libc::ENOMEM) => room("memory"),
         (_, libc::EMFILE | libc::ENFILE) => room("open descriptors"),
         ("terminal", libc::ENOSPC) => room("terminals"),
@@ -93,6 +94,7 @@ mod tests {
         assert_eq!(refusal("cwd", libc::ENOENT), ExecError::BadCwd { cwd: "/workspace".into(), message: "m".into() });
         assert_eq!(refusal("user", 0), ExecError::BadUser { user: "eve".into() });
         assert_eq!(refusal("fork", libc::EAGAIN), ExecError::Limit { what: "processes".into() });
+        assert_eq!(refusal("exec", libc::EAGAIN), ExecError::Limit { what: "processes".into() });
         assert!(matches!(refusal("confine", 1), ExecError::Internal(_)));
     }
 }
