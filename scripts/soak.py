@@ -36,6 +36,8 @@ SERVER_MARGIN = 24 << 20
 WARDEN_MARGIN = 2 << 20
 DESCRIPTOR_MARGIN = 16
 DISK = "384m"
+# Processes, each in a group, that the warden keeps ready for sandboxes to come, at most.
+KEPT_READY = 64
 # Seconds until sandboxes are made again after an accident.
 RECOVERY = 30
 
@@ -416,7 +418,7 @@ def release_all(host: Host, users: list[User]) -> dict[str, Any]:
         stats = host.stats()
         pool = stats["pool"]
         quiet = stats["sandboxes"] == {"running": 0, "paused": 0} and pool["in_use"] == 0 and pool["ready"] >= pool["min"]
-        if quiet and len(children(stats["warden"]["pid"])) == pool["ready"]:
+        if quiet and pool["ready"] <= len(children(stats["warden"]["pid"])) <= pool["ready"] + KEPT_READY:
             return stats
         if time.monotonic() > deadline:
             raise Wrong(f"sandboxes remain: {stats}, children of the warden {children(stats['warden']['pid'])}\n{host.said()}")
@@ -432,7 +434,7 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
     ready = stats["pool"]["ready"]
     places = [host.data / name for name in ("sandboxes", "spool", "disks")]
     below = {place.name: sorted(path.name for path in place.iterdir()) for place in places if place.exists()}
-    # Groups that are kept empty for the next sandbox are no leak as long as they are few.
+    # Groups that are kept for the next sandbox are no leak as long as they are few.
     inner = {path.name for path in host.groups() if path.name != host.parent}
     busy = {path.name for path in host.groups() if path.name != host.parent and (path / "cgroup.procs").read_text()}
     found = {
@@ -449,7 +451,7 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
         "directories": max(len(names) for names in below.values()),
         "loops": len(host.loops()),
     }
-    if found["groups"] > ready or found["directories"] > ready or found["loops"] or found["empty_groups"] > 256:
+    if found["groups"] > ready + KEPT_READY or found["directories"] > ready or found["loops"] or found["empty_groups"] > 256:
         raise Wrong(f"more is left than the pool's {ready}: {found}, groups {sorted(busy)}, {below}\n{host.said()}")
     return found
 

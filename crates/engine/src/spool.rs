@@ -548,7 +548,7 @@ mod tests {
     fn output_that_no_descriptor_is_left_for_is_dropped_and_marked_rather_than_taken_for_ended() {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let dir = scratch();
-        let home = Arc::new(Home::open(dir.join("sb"), true).unwrap());
+        let home = Arc::new(Home::open(dir.join("sb"), true, &Shelf::default()).unwrap());
         let spool = Arc::new(Spool::new(home, ExecId::random()));
         let mut pipes = Pipes::new();
         let mut writer = Writer::new(spool.clone(), 100, false);
