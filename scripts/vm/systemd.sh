@@ -29,7 +29,7 @@ answers() { csb ps -q >/dev/null 2>&1; }
 runs() { pgrep -f 'sleep 86398' >/dev/null; }
 main() { systemctl show -P MainPID csb; }
 goes_on() { eventually answers && csb ps -q | grep -qx "$id" && runs && [ "$(csb exec -n "$id" -- echo on)" = on ]; }
-group() { echo /sys/fs/cgroup/system.slice/csb-warden.service/csb-*/"$id"; }
+limited() { grep -qx "$((96 << 20))" /sys/fs/cgroup/system.slice/csb-warden.service/csb-*/*/memory.max; }
 another() { [ "$(main)" != "$1" ] && [ "$(main)" != 0 ]; }
 killed() {
     local before
@@ -49,7 +49,7 @@ hungry() {
 }
 ended() {
     systemctl stop csb-warden && ! runs && ! systemctl is-active --quiet csb &&
-        [ -z "$(find /sys/fs/cgroup/system.slice -name "$id")" ]
+        [ -z "$(find /sys/fs/cgroup/system.slice -name 'csb-*' ! -name 'csb*.service')" ]
 }
 anew() { systemctl start csb && eventually answers && [ -z "$(csb ps -q)" ] && [ "$(csb exec -n "$(csb create)" -- echo on)" = on ]; }
 
@@ -57,7 +57,7 @@ check 'the units start, and the server answers' eventually answers
 id=$(csb create --memory 96m)
 csb exec -d "$id" -- sleep 86398 >/dev/null
 check 'a command runs' eventually runs
-check 'its limits are in a group of the unit' grep -qx "$((96 << 20))" "$(group)/memory.max"
+check 'its limits are in a group of the unit' limited
 check 'the server restarted, sandbox and command go on' restarted
 check 'killed, it is started again, and they go on' killed
 check 'a sandbox that runs out of memory stops no unit' hungry
