@@ -42,6 +42,7 @@ test)
     need /bin/busybox busybox-static      # a template from a directory and a tar
     need /usr/bin/bwrap bubblewrap        # rivals in the comparison
     need /usr/sbin/runc runc
+    need /usr/sbin/lynis lynis            # an auditor, run inside
     ;;
 test-vm)
     need /usr/bin/qemu-system-x86_64 qemu-system-x86

@@ -436,6 +436,11 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
     ready = stats["pool"]["ready"]
     places = [host.data / name for name in ("sandboxes", "spool", "disks")]
     below = {place.name: sorted(path.name for path in place.iterdir()) for place in places if place.exists()}
+    # Emptied files wait for the next sandbox under another name.
+    kept = [path for place in places if place.exists() for path in place.iterdir() if path.name.startswith("free-")]
+    if len(kept) > 4 * KEPT_READY or any(path.stat().st_size for path in kept if path.is_file()):
+        raise Wrong(f"files kept for sandboxes to come are not few and empty: {below}")
+    below = {name: [one for one in names if not one.startswith("free-")] for name, names in below.items()}
     # Groups that are kept for the next sandbox are no leak as long as they are few.
     inner = {path.name for path in host.groups() if path.name != host.parent}
     busy = {path.name for path in host.groups() if path.name != host.parent and (path / "cgroup.procs").read_text()}
