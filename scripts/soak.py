@@ -80,6 +80,7 @@ class Host:
         # Raised before each accident and after it: what is under way in between may be cut short.
         self.accidents = 0
         self.parent: str | None = None
+        self.kills = 0
         self.mounts_before = self.mounts()
 
     def start(self) -> None:
@@ -114,6 +115,7 @@ class Host:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.kills += 1
 
     def call(self, method: str, path: str, body: Any = None, token: str = "", raw: bytes | None = None) -> tuple[int, Any]:
         """Status and JSON (or bytes) of one request on a connection of its own."""
@@ -440,6 +442,9 @@ def count(host: Host, users: list[User]) -> dict[str, Any]:
     kept = [path for place in places if place.exists() for path in place.iterdir() if path.name.startswith("free-")]
     if len(kept) > 4 * KEPT_READY or any(path.stat().st_size for path in kept if path.is_file()):
         raise Wrong(f"files kept for sandboxes to come are not few and empty: {below}")
+    # Removed by a later server when they are old: the warden may be about to mount what a killed server made.
+    if len(below.pop("disks", [])) > host.kills:
+        raise Wrong(f"disk images are left: {os.listdir(host.data / 'disks')}")
     below = {name: [one for one in names if not one.startswith("free-")] for name, names in below.items()}
     # Groups that are kept for the next sandbox are no leak as long as they are few.
     inner = {path.name for path in host.groups() if path.name != host.parent}

@@ -109,8 +109,14 @@ impl Ledger {
             let _ = fs::rename(empty, &new);
         }
         // The environment in it may hold secrets.
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        Ok(Draft { new, path: self.path(id), file })
+        match File::options().write(true).create(true).truncate(true).mode(0o600).open(&new) {
+            Ok(file) => Ok(Draft { new, path: self.path(id), file }),
+            Err(error) => {
+                // The empty file has this name already where only the descriptor is missing.
+                let _ = fs::remove_file(&new);
+                Err(error)
+            }
+        }
     }
 
     /// Takes an entry out. Its file, emptied, is kept for another (see `csb_engine::Shelf` for why).
@@ -119,7 +125,10 @@ impl Ledger {
         if lock(&self.free).len() >= MOST_FREE {
             return fs::remove_file(path);
         }
-        File::options().write(true).open(&path)?.set_len(0)?;
+        if File::options().write(true).open(&path).and_then(|file| file.set_len(0)).is_err() {
+            // Removing needs no descriptor; one that stayed would be somebody's at the next start.
+            return fs::remove_file(path);
+        }
         let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
         fs::rename(path, &empty)?;
         lock(&self.free).push(empty);
@@ -172,6 +181,29 @@ mod tests {
     fn meta() -> Meta {
         let spec = SandboxSpec { env: [("KEY".into(), "secret".into())].into(), ..Default::default() };
         Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 7, created_ms: 1 }
+    }
+
+    #[test]
+    fn without_a_descriptor_nothing_is_left_of_an_entry_that_was_not_made_and_one_can_still_be_removed() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let dir = std::env::temp_dir().join(format!("csb-ledger-{}", SandboxId::random()));
+        fs::create_dir(&dir).unwrap();
+        let ledger = Ledger::new(dir.clone());
+        let ids = [(); 3].map(|()| SandboxId::random());
+        for id in &ids[..2] {
+            ledger.write(&SandboxV1::new(id, true, &meta())).unwrap();
+        }
+        // There is an empty file for the next.
+        ledger.remove(&ids[0]).unwrap();
+        let before = getrlimit(Resource::Nofile);
+        // Each test is a process of its own.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: before.maximum }).unwrap();
+        let made = ledger.draft(&ids[2]).map(drop);
+        let removed = ledger.remove(&ids[1]);
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert_eq!(made.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        removed.unwrap();
+        fs::remove_dir(dir).unwrap();
     }
 
     #[test]
