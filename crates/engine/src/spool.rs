@@ -5,6 +5,7 @@
 //! Knows nothing of processes or of when an exec ends.
 
 mod home;
+mod streamed;
 
 pub(crate) use home::Home;
 
@@ -17,11 +18,9 @@ use std::{
     io::{self, Write},
     os::{fd::AsFd, unix::fs::FileExt},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
+use streamed::Streamed;
 use tokio::sync::Notify;
 
 /// Moved in one go; a pipe holds 64 KiB unless somebody enlarged it.
@@ -34,19 +33,6 @@ const MOST_PER_SANDBOX: u64 = 1 << 30;
 
 const EXTENSIONS: [&str; 2] = ["out", "err"];
 const INDEX: &str = "idx";
-
-/// What a reader of a streamed exec may lag behind.
-const WINDOW: u64 = 32 << 20;
-/// What was read is given back to the file system in pieces of this size.
-const GIVE_BACK: u64 = 8 << 20;
-
-/// How far the only reader of a streamed exec is.
-#[derive(Debug, Default)]
-struct Streamed {
-    seq: AtomicU64,
-    /// Bytes of each file that were given back.
-    given_back: [AtomicU64; 2],
-}
 
 /// One exec's output. Written by one `Writer`, read by any number of readers; streamed, by one.
 #[derive(Debug)]
@@ -87,18 +73,8 @@ impl Spool {
     /// The only reader has this piece.
     pub(crate) fn read(&self, piece: &Piece) {
         let Some(streamed) = &self.streamed else { return };
-        streamed.seq.store(piece.seq, Ordering::Relaxed);
-        let (lane, end) = (piece.lane as usize, (piece.offset + piece.len) / 4096 * 4096);
-        let begin = streamed.given_back[lane].load(Ordering::Relaxed);
-        let file = self.lock().files[lane].clone();
-        if end >= begin + GIVE_BACK
-            && let Some(file) = file
-        {
-            // Where the file system cannot do it the file grows on, and a full disk is told like any other.
-            let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-            let _ = rustix::fs::fallocate(&*file, flags, begin, end - begin);
-            streamed.given_back[lane].store(end, Ordering::Relaxed);
-        }
+        let file = self.lock().files[piece.lane as usize].clone();
+        streamed.read(piece, file.as_deref());
     }
 
     /// What an earlier server spooled.
@@ -281,7 +257,7 @@ impl Writer {
             return 0;
         }
         if let Some(streamed) = &self.spool.streamed {
-            return (streamed.seq.load(Ordering::Relaxed) + WINDOW).saturating_sub(len);
+            return streamed.room(len);
         }
         if switches >= MOST_SWITCHES {
             return 0;
