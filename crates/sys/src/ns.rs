@@ -1,6 +1,6 @@
 //! Namespaces as owned descriptors (namespaces(7), user_namespaces(7)).
 
-use crate::process::{self, CLONE_NEWUSER, Fork, SIGKILL};
+use crate::process::{self, CLONE_NEWUSER, Placeholder};
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
@@ -99,22 +99,11 @@ fn empty_namespace(
     deny_setgroups: bool,
     born: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<OwnedFd> {
-    let child = match process::fork(CLONE_NEWUSER, None)? {
-        Fork::Parent(pid) => pid,
-        Fork::Child => {
-            // Only holds the namespace open until the parent has a descriptor of it.
-            let _ = process::set_parent_death_signal(SIGKILL);
-            loop {
-                let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 60, tv_nsec: 0 });
-            }
-        }
-    };
-    let made = born()
-        .and_then(|()| write_maps(child, uids, gids, deny_setgroups))
-        .and_then(|()| fs::File::open(format!("/proc/{child}/ns/user")).map(OwnedFd::from));
-    process::kill(child, SIGKILL)?;
-    process::wait(child)?;
-    made
+    // Only holds the namespace open until we have a descriptor of it.
+    let child = Placeholder::new(CLONE_NEWUSER)?;
+    born()?;
+    write_maps(child.pid(), uids, gids, deny_setgroups)?;
+    fs::File::open(format!("/proc/{}/ns/user", child.pid())).map(OwnedFd::from)
 }
 
 /// Leaves the namespaces of `flags` for new ones.

@@ -48,6 +48,51 @@ pub fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     }
 }
 
+/// A child that only waits to be killed, in the new namespaces of `flags`, and shares our memory: nothing is copied for it.
+#[derive(Debug)]
+pub struct Placeholder {
+    pid: i32,
+    /// It runs on this.
+    _stack: Box<[u128]>,
+}
+
+impl Placeholder {
+    /// Makes it. The caller has one thread.
+    pub fn new(flags: i32) -> io::Result<Self> {
+        extern "C" fn wait_for_the_end(_: *mut libc::c_void) -> libc::c_int {
+            loop {
+                // SAFETY: both take integers. The memory is our parent's, and neither writes to it: `pause` returns, and then
+                // stores an error number, only after a signal that has a handler, and there is none.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+                    libc::pause();
+                }
+            }
+        }
+        let mut stack = vec![0u128; 1024].into_boxed_slice();
+        // SAFETY: the child gets the end of a stack of its own, aligned to 16 bytes, which lives until it is dead: `drop`
+        // reaps it first. It calls nothing that allocates or locks.
+        let pid = unsafe {
+            let top = stack.as_mut_ptr().add(stack.len()).cast();
+            check(libc::clone(wait_for_the_end, top, flags | libc::CLONE_VM | SIGCHLD, ptr::null_mut()))?
+        };
+        Ok(Self { pid, _stack: stack })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        // It is our child and not reaped, so it is there to be killed and waited for.
+        let _ = kill(self.pid, SIGKILL);
+        let _ = wait(self.pid);
+    }
+}
+
 /// Ends this process at once: no destructors, no flushing of what a parent also holds.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes an integer and does not return.
