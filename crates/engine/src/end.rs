@@ -85,6 +85,8 @@ impl Driver {
             tracing::error!(sandbox = %self.sandbox.id, "output of a sandbox that is gone does not end");
             self.pumps.shutdown().await;
         }
+        // Whoever has one of these now is a reader.
+        self.live.clear();
         let mut read = HashSet::new();
         // Under the lock: nobody else can come by an exec meanwhile.
         for exec in self.sandbox.execs().iter() {
