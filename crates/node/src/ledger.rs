@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+const PAGE: usize = 4096;
 /// Empty files kept.
 const MOST_FREE: usize = 64;
 
@@ -70,20 +71,31 @@ pub(crate) struct Draft {
     new: PathBuf,
     path: PathBuf,
     file: File,
+    committed: bool,
 }
 
 impl Draft {
     pub(crate) fn commit(mut self, entry: &SandboxV1) -> io::Result<()> {
-        let text = serde_json::to_vec(entry).map_err(io::Error::other)?;
-        self.file.write_all(&text)?;
-        fs::rename(&self.new, &self.path)
+        self.file.write_all(&text(entry)?)?;
+        fs::rename(&self.new, &self.path)?;
+        self.committed = true;
+        Ok(())
     }
+}
+
+/// An entry as it is in its file: JSON, and blanks up to the end of a page where it fits one.
+fn text(entry: &SandboxV1) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(entry).map_err(io::Error::other)?;
+    text.resize(text.len().max(PAGE), b'\n');
+    Ok(text)
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Committed, it has gone.
-        let _ = fs::remove_file(&self.new);
+        if !self.committed {
+            // The next server removes what we cannot.
+            let _ = fs::remove_file(&self.new);
+        }
     }
 }
 
@@ -98,7 +110,14 @@ impl Ledger {
 
     /// Writes an entry, or replaces it: a reader finds the old or the new one, never a part.
     pub(crate) fn write(&self, entry: &SandboxV1) -> io::Result<()> {
-        self.draft(&entry.id)?.commit(entry)
+        match File::options().write(true).open(self.path(&entry.id)) {
+            // Within one page a write is done whole or not at all, whenever we are killed.
+            Ok(file) if file.metadata()?.len() == PAGE as u64 => match text(entry)? {
+                text if text.len() == PAGE => file.write_all_at(&text, 0),
+                _ => self.draft(&entry.id)?.commit(entry),
+            },
+            _ => self.draft(&entry.id)?.commit(entry),
+        }
     }
 
     /// Makes the file of an entry that is not known yet.
@@ -110,7 +129,7 @@ impl Ledger {
         }
         // The environment in it may hold secrets.
         match File::options().write(true).create(true).truncate(true).mode(0o600).open(&new) {
-            Ok(file) => Ok(Draft { new, path: self.path(id), file }),
+            Ok(file) => Ok(Draft { new, path: self.path(id), file, committed: false }),
             Err(error) => {
                 // The empty file has this name already where only the descriptor is missing.
                 let _ = fs::remove_file(&new);
@@ -150,6 +169,8 @@ impl Ledger {
         for file in fs::read_dir(&self.dir)? {
             let path = file?.path();
             match path.extension().and_then(|e| e.to_str()) {
+                // Taken out by a server that was killed before it could put the file away.
+                Some("json") if fs::metadata(&path)?.len() == 0 => fs::remove_file(path)?,
                 Some("json") => match read(&path) {
                     Ok(entry) => entries.push(entry),
                     Err(error) => tracing::error!(path = %path.display(), %error, "unreadable entry in the ledger"),
