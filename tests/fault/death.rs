@@ -157,7 +157,8 @@ fn hundreds_of_commands_leave_an_init_as_it_was() {
             sandbox.write("/tmp/f", b"x").unwrap();
         }
     }
-    eventually("descriptors are given back", || count() <= before);
+    // Two belong to the process that waits for the next command, which may not have been there `before`.
+    eventually("descriptors are given back", || count() <= before + 2);
     // One process waits for the next command.
     eventually("no zombie is left", || {
         let left = children(sandbox.pid);

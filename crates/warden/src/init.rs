@@ -29,9 +29,6 @@ const MOST_PASSES: usize = 200;
 
 /// Many a sandbox runs one short command and is released: what would wait for a second one is not made meanwhile.
 const PARK_LATER: Duration = Duration::from_millis(2);
-/// Where others want the CPU, what nobody waits for is put off so far, so often.
-const PARK_POSTPONED: Duration = Duration::from_millis(5);
-const MOST_POSTPONED: u32 = 10;
 /// Between two parked processes that are killed before they are used.
 const PARK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -56,9 +53,6 @@ struct Init {
     parked: Option<Parked>,
     /// When another is to be made, none being there.
     park_at: Option<Instant>,
-    /// How often that was put off.
-    postponed: u32,
-    cpus: u32,
     /// Whether a command was asked for before.
     ran: bool,
     /// Commands follow each other quickly here: the next one should find a process at once.
@@ -77,8 +71,6 @@ pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
         by_pid: HashMap::new(),
         parked: None,
         park_at: Some(Instant::now()),
-        postponed: 0,
-        cpus: rustix::thread::sched_getaffinity(None).map_or(1, |cpus| cpus.count()),
         ran: false,
         busy: false,
         outbox: Outbox::default(),
@@ -151,29 +143,10 @@ impl Init {
         if !left.is_zero() {
             return Timespec::try_from(left).ok();
         }
-        if !self.busy && self.postponed < MOST_POSTPONED && self.is_crowded() {
-            self.postponed += 1;
-            self.park_at = Some(Instant::now() + PARK_POSTPONED);
-            return Timespec::try_from(PARK_POSTPONED).ok();
-        }
         // Refused by a limit: the next command says so, if it is still refused then.
         self.parked = Parked::new(&self.built, None).ok();
         self.park_at = None;
         None
-    }
-
-    /// Whether more processes of this host want to run than it has CPUs for (proc(5), `loadavg`).
-    fn is_crowded(&self) -> bool {
-        let mut text = [0; 64];
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let read = rustix::fs::openat(&self.built.proc, "loadavg", flags, Mode::empty())
-            .and_then(|file| rustix::io::read(file, &mut text));
-        let running = read.ok().and_then(|bytes| {
-            let fields = std::str::from_utf8(&text[..bytes]).ok()?.split_whitespace().nth(3)?;
-            fields.split('/').next()?.parse::<u32>().ok()
-        });
-        // We are one of them.
-        running.is_some_and(|running| running > self.cpus + 1)
     }
 
     fn exec(&mut self, plan: &ExecPlan, fds: Vec<OwnedFd>) {
