@@ -476,6 +476,9 @@ impl Driver {
         if self.close_at.is_some_and(|at| at <= now) {
             self.close_at = None;
             self.open.drain(..).for_each(|exec| exec.spool.close());
+            if self.live.is_empty() && self.starting.is_empty() {
+                self.journal.iter_mut().for_each(Journal::close);
+            }
         }
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;

@@ -83,28 +83,44 @@ pub(crate) struct Entry {
     pub(crate) end: Option<ExecResult>,
 }
 
-/// The open file.
+/// The file; open while execs run, so that their ends are written down whatever else is open by then.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
     lines: usize,
 }
 
 impl Journal {
-    /// Opens or makes the journal in `dir`, and reads what it has, in the order the execs were started.
+    /// The journal in `dir`, and what it has, in the order the execs were started.
     pub(crate) fn open(dir: &Path) -> io::Result<(Self, Vec<Entry>)> {
-        let path = dir.join(NAME);
-        let file = File::options().create(true).append(true).read(true).mode(0o600).open(&path)?;
-        let mut journal = Self { path, file, lines: 0 };
-        let entries = if journal.file.metadata()?.len() == 0 { Vec::new() } else { journal.read()? };
+        let mut journal = Self { path: dir.join(NAME), file: None, lines: 0 };
+        let entries = match std::fs::metadata(&journal.path) {
+            Ok(meta) if meta.len() > 0 => journal.read()?,
+            Ok(_) => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
         Ok((journal, entries))
+    }
+
+    /// Closes the file until something is to be written.
+    pub(crate) fn close(&mut self) {
+        self.file = None;
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::options().create(true).append(true).mode(0o600).open(&self.path)?,
+        };
+        Ok(self.file.insert(file))
     }
 
     fn read(&mut self) -> io::Result<Vec<Entry>> {
         let text = std::fs::read(&self.path)?;
         if text.last() != Some(&b'\n') {
-            self.file.write_all(b"\n")?;
+            self.file()?.write_all(b"\n")?;
         }
         let mut entries: Vec<Entry> = Vec::new();
         let mut places: HashMap<ExecId, usize> = HashMap::new();
@@ -134,7 +150,7 @@ impl Journal {
         let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
         text.push(b'\n');
         self.lines += 1;
-        self.file.write_all(&text)
+        self.file()?.write_all(&text)
     }
 
     pub(crate) fn started(&mut self, start: &StartV1) -> io::Result<()> {

@@ -44,6 +44,13 @@ pub(crate) struct Stock {
     made: u64,
 }
 
+/// How many are kept: enough for a burst, and at a quarter of a MiB each a thousandth of the host's memory.
+pub(crate) fn size() -> usize {
+    let info = rustix::system::sysinfo();
+    let memory = info.totalram as u64 * u64::from(info.mem_unit);
+    (memory / (256 << 20)).clamp(8, 64) as usize
+}
+
 impl Stock {
     pub(crate) fn new(size: usize) -> Self {
         Self {

@@ -5,7 +5,7 @@ use crate::{
     held::{self, Held},
     layers::Layers,
     outbox::Outbox,
-    stock::Stock,
+    stock::{self, Stock},
 };
 use csb_jail::{Host, failure};
 use csb_sys::{
@@ -20,9 +20,6 @@ use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
 
 /// Frames a server may leave untaken before it is given up.
 const MOST_WAITING: usize = 200_000;
-/// Processes that wait to become sandboxes: as many as are asked for at once on a machine of this kind before it is busy.
-/// Each takes a quarter of a MiB.
-const STOCK: usize = 32;
 /// Requests served before signals are looked at again.
 const BATCH: usize = 16;
 
@@ -60,7 +57,7 @@ impl Warden {
     /// With a `listener` it serves one server after another; without, it ends with its only connection.
     pub(crate) fn new(host: Host, cgroups: Root, listener: Option<Listener>, conn: Option<Conn>) -> io::Result<Self> {
         // Not for a rootless one: an init made early would look at the host's mounts as they were then.
-        let size = if listener.is_some() && host.mode == Mode::Root { STOCK } else { 0 };
+        let size = if listener.is_some() && host.mode == Mode::Root { stock::size() } else { 0 };
         let mut warden = Self {
             host,
             life: csb_sys::pipe::pipe()?,

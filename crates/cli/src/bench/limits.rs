@@ -6,8 +6,10 @@ use std::fs;
 
 /// Processes of an idle sandbox: its init, and the one that waits for a command.
 const PROCESSES: u64 = 2;
-/// Descriptors that this process keeps for each: the control socket and the journal.
-const DESCRIPTORS: u64 = 2;
+/// Descriptors that this process keeps for each: the control socket.
+const DESCRIPTORS: u64 = 1;
+/// Of a server's descriptors, those that no sandbox gets.
+const RESERVED: u64 = 4096;
 /// Kept free for everything else.
 const SPARE: u64 = 600;
 
@@ -48,7 +50,7 @@ fn bounds() -> Vec<Bound> {
     add("fs.file-max", sysctl("fs/file-max"), 16, "raise fs.file-max");
     add("user.max_net_namespaces", sysctl("user/max_net_namespaces"), 1, "raise user.max_net_namespaces");
     add("user.max_user_namespaces", sysctl("user/max_user_namespaces"), 1, "raise user.max_user_namespaces");
-    let nofile = getrlimit(Resource::Nofile).maximum;
+    let nofile = getrlimit(Resource::Nofile).maximum.map(|most| most - (most / 4).min(RESERVED));
     add("the hard limit of open descriptors", nofile, DESCRIPTORS, "raise `ulimit -Hn`");
     bounds
 }
