@@ -136,13 +136,15 @@ fn inits(dir: &Path) -> Vec<Pid> {
 
 fn warden(dir: &Path) -> Option<i32> {
     let wanted = format!("CSB_WARDEN_DIR={}", dir.display());
-    let pids =
+    let mut pids =
         std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes())
+    pids.find(|pid| {
+        // Its children have its environment, and names of their own.
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "csb-warden\n") && {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes())
+        }
     })
-    .min()
 }
 
 /// What sandboxes could leave on a host.
