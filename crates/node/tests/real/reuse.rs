@@ -18,7 +18,18 @@ pub fn trials() -> Vec<Trial> {
 async fn networks(host: Host) {
     // Counters of the one device, and sockets, also those that TCP keeps when they are closed.
     const LOOK: &str = "tail -n +3 /proc/net/dev; tail -n +2 /proc/net/tcp | head -3; \
-                        grep -c @ /proc/net/unix; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+                        grep -c @ /proc/net/unix; cat /proc/net/ip6_flowlabel \
+                        /proc/net/snmp /proc/net/netstat /proc/net/snmp6; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    // Leaves something though nothing was sent and no socket is open.
+    const LABEL: &str = "
+import socket, struct
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+request = struct.pack('=16sIBBHHHI', bytes(15) + b'\\1', socket.htonl(0x12345), 0, 255, 1, 60, 60, 0)
+s.setsockopt(socket.IPPROTO_IPV6, 32, request)
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))
+except OSError:
+    print('labelled')";
     const USE: &str = "
 import socket
 s = socket.create_server(('127.0.0.1', 4000)); c = socket.create_connection(('127.0.0.1', 4000)); a, _ = s.accept()
@@ -44,6 +55,9 @@ print('used')";
             }
             if j % 4 == 1 {
                 assert_eq!(run(&sandbox, ExecSpec::argv(["python3", "-c", USE])).await.1, "used\n");
+            }
+            if j % 4 == 3 {
+                assert_eq!(run(&sandbox, ExecSpec::argv(["python3", "-c", LABEL])).await.1, "labelled\n");
             }
             within(sandbox.release()).await.unwrap();
         }

@@ -235,13 +235,16 @@ async fn died(host: Host) {
     let server = host.dev().await;
     let user = server.user("u").await;
     let id = sandbox(&user).await;
-    // Its first process, found by the only sign of it outside: the host name it was given.
+    // Its first process: the only init of this server's warden, whose environment it has.
+    let wanted = format!("CSB_WARDEN_DIR={}", std::fs::canonicalize(&host.dir).unwrap().display());
     let init = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+        let environ = std::fs::read(entry.path().join("environ")).ok()?;
         let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
         let inner = status.lines().find(|l| l.starts_with("NSpid:"))?.split_whitespace().last()?.to_owned();
-        (cgroup.contains(&id) && inner == "1").then_some(pid)
+        let ours = environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
+        (name == "csb-init\n" && ours && inner == "1").then_some(pid)
     });
     let init = rustix::process::Pid::from_raw(init.expect("an init")).unwrap();
     rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
