@@ -25,7 +25,8 @@ apt=$place/apt
 mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep '/debian/*$' | head -1 || true)
 key=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [signed-by=$key] ${mirror:-http://deb.debian.org/debian} bookworm-backports main" >"$apt/sources.list"
+[ -n "$mirror" ] || skip 'no package source of this host is a mirror of Debian'
+echo "deb [signed-by=$key] $mirror bookworm-backports main" >"$apt/sources.list"
 options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
 apt-get "${options[@]}" -qq update >/dev/null 2>&1 || options=()
