@@ -20,6 +20,7 @@ use csb_api::{
     ErrorBody, ErrorCode, ExecRequest, ExecResultView, ExecView, Invalid, Items, PtySizeRequest, RunCodeRequest,
     Seconds, SignalRequest,
 };
+use csb_node::OpError;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -213,14 +214,20 @@ pub async fn stdin(
 ) -> Answer<StatusCode> {
     let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
     let mut pieces = upload(body, app.config.body_timeout);
+    let mut taken = false;
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|e| AppError::new(ErrorCode::RequestTimeout, format!("the body broke off: {e}")))?;
         if !piece.is_empty() {
             exec.write_stdin(piece).await?;
+            taken = true;
         }
     }
     if query.close.unwrap_or(false) {
-        exec.close_stdin().await?;
+        match exec.close_stdin().await {
+            // It had all it wanted and ended before we came to close: nothing is wrong.
+            Err(OpError::ExecEnded) if taken => {}
+            closed => closed?,
+        }
     }
     Ok(StatusCode::NO_CONTENT)
 }
