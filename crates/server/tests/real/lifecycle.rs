@@ -123,7 +123,7 @@ async fn paused(host: Host) {
     let user = server.user("u").await;
     let id = sandbox(&user).await;
     let base = format!("/api/v1/sandboxes/{id}");
-    let counter = json!({"command": "while :; do date +%s%N > t; done", "wait": false});
+    let counter = json!({"command": "while :; do date +%s%N >> t; done", "wait": false});
     user.post(&format!("{base}/execs"), counter).await.expect(202);
     for _ in 0..2 {
         assert_eq!(user.send("POST", &format!("{base}/pause"), "").await.expect(200)["state"], "paused");
@@ -135,7 +135,7 @@ async fn paused(host: Host) {
     for _ in 0..2 {
         assert_eq!(user.send("POST", &format!("{base}/resume"), "").await.expect(200)["state"], "running");
     }
-    assert_eq!(sh(&user, &id, "a=$(cat t); sleep 0.3; [ \"$a\" != \"$(cat t)\" ]; echo $?").await["stdout"], "0\n");
+    assert_eq!(sh(&user, &id, "a=$(wc -c < t); sleep 0.3; [ \"$a\" != \"$(wc -c < t)\" ]; echo $?").await["stdout"], "0\n");
     user.send("POST", &format!("{base}/pause"), "").await.expect(200);
     user.delete(&base).await.expect(204);
     assert_eq!(code(&user.delete(&base).await), "sandbox_not_found");
