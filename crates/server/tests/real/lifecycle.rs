@@ -135,7 +135,10 @@ async fn paused(host: Host) {
     for _ in 0..2 {
         assert_eq!(user.send("POST", &format!("{base}/resume"), "").await.expect(200)["state"], "running");
     }
-    assert_eq!(sh(&user, &id, "a=$(wc -c < t); sleep 0.3; [ \"$a\" != \"$(wc -c < t)\" ]; echo $?").await["stdout"], "0\n");
+    assert_eq!(
+        sh(&user, &id, "a=$(wc -c < t); sleep 0.3; [ \"$a\" != \"$(wc -c < t)\" ]; echo $?").await["stdout"],
+        "0\n"
+    );
     user.send("POST", &format!("{base}/pause"), "").await.expect(200);
     user.delete(&base).await.expect(204);
     assert_eq!(code(&user.delete(&base).await), "sandbox_not_found");
