@@ -328,7 +328,9 @@ impl Warden {
             None => self.answer(seq, Ok(())),
             Some(held) => {
                 held.waiting.push((number, seq));
-                held.keep_leavings();
+                if self.stock.wants() {
+                    held.keep_leavings();
+                }
                 self.end(id);
             }
         }
