@@ -29,7 +29,7 @@ pub struct BenchArgs {
     /// How often, or how many [default: as fits]
     #[arg(long, value_name = "N")]
     n: Option<u32>,
-    /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained)
+    /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained, rest)
     #[arg(long, value_name = "N", default_value_t = 0)]
     live: u32,
 }
@@ -50,7 +50,7 @@ enum What {
     Burst,
     /// Keep so many sandboxes that have run a command; memory of each
     Density,
-    /// Run a command through the HTTP API, until its end
+    /// Run a command through the HTTP API, until its end; and look at a sandbox
     Rest,
     /// Start `csb run -- echo`, the whole program, until its first output
     Run,
@@ -73,7 +73,7 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Sustained => node::sustained(n(1000), args.live)?,
         What::Density => node::density(n(200))?,
         What::Burst => rest::burst(n(100))?,
-        What::Rest => rest::rest(n(500))?,
+        What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),
         What::CompareExec => return show_all(&compare::exec(n(50))?, json),

@@ -11,6 +11,7 @@ mod host;
 mod ids;
 mod proc;
 mod shell;
+mod stage;
 mod step;
 mod tenant;
 mod trees;
