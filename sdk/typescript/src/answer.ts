@@ -38,11 +38,12 @@ export class Answer implements AsyncIterable<Uint8Array> {
           throw this.#broken(error);
         });
         this.#watchdog.disarm();
-        if (done) return;
+        if (done) break;
         yield value;
       }
+      this.#end(false);
     } finally {
-      this.close();
+      this.#end(true);
     }
   }
 
@@ -75,9 +76,14 @@ export class Answer implements AsyncIterable<Uint8Array> {
 
   /** Lets go of it; what was not read is not wanted. */
   close(): void {
+    this.#end(true);
+  }
+
+  /** A connection whose answer was read to its end is used again; any other is closed. */
+  #end(abort: boolean): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#watchdog.end();
+    this.#watchdog.end(abort);
     this.#onEnd?.();
   }
 

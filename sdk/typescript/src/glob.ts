@@ -1,8 +1,15 @@
-/** Patterns of paths: `*`, `?`, `[a-z]`, `{a,b}` and `**` for any number of directories. Pure; no regular expressions,
- * whose worst cases a pattern from a stranger could ask for. */
+/**
+ * Patterns of paths: `*`, `?`, `[a-z]`, `{a,b}` and `**` for any number of directories. Pure; no regular expressions,
+ * whose worst cases a pattern from a stranger could ask for.
+ */
+
+import { CloudSandboxError } from './errors';
 
 type Token = { readonly kind: 'any' } | { readonly kind: 'one'; readonly takes: (letter: string) => boolean };
 type Segment = '**' | { readonly tokens: readonly Token[]; readonly dot: boolean };
+
+/** More than anybody writes. */
+const MOST_ALTERNATIVES = 1000;
 
 export interface Glob {
   /** The directories that every match lies in; empty for none. */
@@ -23,26 +30,38 @@ export function glob(pattern: string, { dot = false }: { dot?: boolean | undefin
 
 /** `a{b,c}` is `ab` and `ac`. Braces without a comma, or without an end, stand for themselves. */
 export function expandBraces(pattern: string): string[] {
+  const done: string[] = [];
+  const waiting = [pattern];
+  for (let one = waiting.pop(); one !== undefined; one = waiting.pop()) {
+    const found = expandFirst(one);
+    if (found) waiting.push(...found.reverse());
+    else done.push(one);
+    if (waiting.length + done.length > MOST_ALTERNATIVES) {
+      throw new CloudSandboxError(`a pattern with more than ${MOST_ALTERNATIVES} alternatives: ${pattern.slice(0, 100)}`);
+    }
+  }
+  return done;
+}
+
+/** The alternatives of the first braces that have any. */
+function expandFirst(pattern: string): string[] | undefined {
   let depth = 0;
-  let open = -1;
-  const commas: number[] = [];
+  let cuts: number[] = [];
   for (let at = 0; at < pattern.length; at += 1) {
     const letter = pattern[at];
     if (letter === '\\') at += 1;
-    else if (letter === '{' && depth++ === 0) {
-      open = at;
-      commas.length = 0;
-    } else if (letter === ',' && depth === 1) commas.push(at);
-    else if (letter === '}' && depth > 0 && --depth === 0 && commas.length > 0) {
-      const cuts = [open, ...commas, at];
-      const before = pattern.slice(0, open);
-      const after = pattern.slice(at + 1);
-      const parts = cuts.slice(1).map((end, index) => pattern.slice((cuts[index] ?? 0) + 1, end));
-      if (parts.length * after.length > 1 << 16) break;
-      return parts.flatMap(part => expandBraces(`${before}${part}${after}`));
+    else if (letter === '{') {
+      if (depth === 0) cuts = [at];
+      depth += 1;
+    } else if (letter === ',' && depth === 1) cuts.push(at);
+    else if (letter === '}' && depth > 0) {
+      depth -= 1;
+      if (depth > 0 || cuts.length === 1) continue;
+      const ends = [...cuts.slice(1), at];
+      return ends.map((end, i) => pattern.slice(0, cuts[0]) + pattern.slice((cuts[i] ?? 0) + 1, end) + pattern.slice(at + 1));
     }
   }
-  return [pattern];
+  return undefined;
 }
 
 function compileSegment(part: string): Segment {

@@ -117,6 +117,14 @@ export class Transport {
 
   async #send(method: string, path: string, options: RequestOptions): Promise<Answer> {
     const body = new Outgoing(options.json === undefined ? options.body : encode(options.json));
+    try {
+      return await this.#sendBody(method, path, options, body);
+    } finally {
+      await body.close();
+    }
+  }
+
+  async #sendBody(method: string, path: string, options: RequestOptions, body: Outgoing): Promise<Answer> {
     const safety = body.once ? 'once' : (options.safety ?? (method === 'GET' ? 'repeatable' : 'once'));
     let renewed = false;
     for (let attempt = 0; ; attempt += 1) {
@@ -124,7 +132,7 @@ export class Transport {
       const tried = await this.#try(method, path, options, body, credential);
       if (tried instanceof Answer) return tried;
       const { failure, outcome } = tried;
-      if (failure.status === 401 && !renewed && this.#mayRenew && body.replayable) {
+      if (failure.status === 401 && credential.authorization && !renewed && this.#mayRenew && !body.once) {
         // Refused before anything was done: a new token and the same request again.
         renewed = true;
         attempt -= 1;
@@ -132,7 +140,7 @@ export class Transport {
         continue;
       }
       const delay =
-        outcome !== undefined && body.replayable
+        outcome !== undefined && (outcome === 'not_sent' ? body.replayable : !body.once)
           ? delayBeforeRetry(outcome, safety, attempt, this.maxRetries, failure.retryAfter)
           : undefined;
       if (delay === undefined) throw failure;
@@ -173,7 +181,7 @@ export class Transport {
       });
       watchdog.disarm();
     } catch (error) {
-      watchdog.end();
+      watchdog.end(true);
       if (signal?.aborted) throw signal.reason;
       if (watchdog.fired) {
         return { failure: new TimedOutError(`${what}: no answer in time`, error), outcome: 'unknown' };
@@ -267,6 +275,8 @@ function causeOf(error: unknown): unknown {
 function neverConnected(cause: unknown): boolean {
   const { code, syscall } = (cause ?? {}) as { code?: string; syscall?: string };
   if (syscall === 'connect' || syscall === 'getaddrinfo') return true;
+  // A port that `fetch` refuses to talk to, such as those of mail.
+  if (cause instanceof Error && cause.message === 'bad port') return true;
   return (
     code !== undefined &&
     (code === 'ECONNREFUSED' || code === 'UND_ERR_CONNECT_TIMEOUT' || /^ERR_TLS|CERT|SELF_SIGNED|SIGNATURE/.test(code))

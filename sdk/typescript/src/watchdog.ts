@@ -35,11 +35,11 @@ export class Watchdog {
     clearTimeout(this.#timer);
   }
 
-  /** Ends the request if it still runs, and lets go of the caller's signal. */
-  end(): void {
+  /** Lets go of the caller's signal; with `abort`, of the request as well. */
+  end(abort: boolean): void {
     this.disarm();
     this.#caller?.removeEventListener('abort', this.#onAbort);
-    this.#controller.abort();
+    if (abort) this.#controller.abort();
   }
 }
 
