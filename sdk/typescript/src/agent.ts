@@ -19,6 +19,7 @@ export function createRuntime(options: ConnectOptions = {}): AgentDependencies {
   return { client: new Client(options) };
 }
 
+/** An agent's sandbox, and its name: `sandbox` has everything. With `await using`, it is released at the end. */
 export class Agent implements AsyncDisposable {
   readonly agentId: string;
   readonly sandbox: Sandbox;

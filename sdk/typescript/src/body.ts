@@ -56,7 +56,9 @@ export class Outgoing {
   }
 }
 
-function stream(pieces: { next(): Promise<IteratorResult<Uint8Array>> | IteratorResult<Uint8Array> }): ReadableStream<Uint8Array> {
+function stream(pieces: {
+  next(): Promise<IteratorResult<Uint8Array>> | IteratorResult<Uint8Array>;
+}): ReadableStream<Uint8Array> {
   return new ReadableStream<Uint8Array>(
     {
       async pull(stream) {

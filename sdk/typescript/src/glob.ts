@@ -37,7 +37,9 @@ export function expandBraces(pattern: string): string[] {
     if (found) waiting.push(...found.reverse());
     else done.push(one);
     if (waiting.length + done.length > MOST_ALTERNATIVES) {
-      throw new CloudSandboxError(`a pattern with more than ${MOST_ALTERNATIVES} alternatives: ${pattern.slice(0, 100)}`);
+      throw new CloudSandboxError(
+        `a pattern with more than ${MOST_ALTERNATIVES} alternatives: ${pattern.slice(0, 100)}`,
+      );
     }
   }
   return done;
@@ -58,7 +60,9 @@ function expandFirst(pattern: string): string[] | undefined {
       depth -= 1;
       if (depth > 0 || cuts.length === 1) continue;
       const ends = [...cuts.slice(1), at];
-      return ends.map((end, i) => pattern.slice(0, cuts[0]) + pattern.slice((cuts[i] ?? 0) + 1, end) + pattern.slice(at + 1));
+      return ends.map(
+        (end, i) => pattern.slice(0, cuts[0]) + pattern.slice((cuts[i] ?? 0) + 1, end) + pattern.slice(at + 1),
+      );
     }
   }
   return undefined;

@@ -19,8 +19,8 @@ const EVENT_STREAM = { accept: 'text/event-stream' };
 /** Servers send a comment every few seconds; a stream that is silent for so many is dead, and is attached to again. */
 const SILENCE = 60;
 
-/** Takes output as it comes; what it returns is waited for. */
-export type TextSink = (text: string) => void | Promise<void>;
+/** Takes output as it comes; a promise that it returns is waited for. */
+export type TextSink = (text: string) => unknown;
 
 /** A header of one request, however often it is sent: the server does it once. */
 export function once(key: string = randomUUID()): { 'idempotency-key': string } {

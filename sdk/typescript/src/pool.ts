@@ -26,6 +26,10 @@ interface Entry {
   asked: number;
 }
 
+/**
+ * At most `maxAgents` agents, by name. Where there is no room for another, the one that was used longest ago is
+ * released, unless it is busy: held by `use`, called, or with a command that runs.
+ */
 export class AgentPool implements AsyncDisposable {
   readonly maxAgents: number;
   readonly #dependencies: AgentDependencies;

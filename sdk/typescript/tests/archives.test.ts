@@ -49,16 +49,27 @@ async function place(t: TestContext): Promise<string> {
   return join(root, 'here');
 }
 
-const isLink = async (path: string): Promise<boolean> => (await fs.lstat(path).catch(() => undefined))?.isSymbolicLink() ?? false;
+const isLink = async (path: string): Promise<boolean> =>
+  (await fs.lstat(path).catch(() => undefined))?.isSymbolicLink() ?? false;
 
 for (const members of [
   [['../outside/keep', FILE, '!']],
   [['/etc/cloud-sandbox-was-here', FILE, '!']],
   [['a/../../outside/keep', FILE, '!']],
   [[`${'d/'.repeat(80)}../../outside/keep`, FILE, '!']],
-  [['f', FILE, 'x'], ['d', { kind: 'directory' }], ['d', link('f')]],
-  [['l', link('.')], ['l/x', FILE, '!']],
-  [['f', FILE, 'x'], ['f/g', FILE, '!']],
+  [
+    ['f', FILE, 'x'],
+    ['d', { kind: 'directory' }],
+    ['d', link('f')],
+  ],
+  [
+    ['l', link('.')],
+    ['l/x', FILE, '!'],
+  ],
+  [
+    ['f', FILE, 'x'],
+    ['f/g', FILE, '!'],
+  ],
   [['h', { kind: 'hardlink', link: '../outside/keep' }]],
 ] satisfies Member[][]) {
   it(`an archive with ${members.map(([name]) => name.slice(-20)).join(', ')} is refused`, async t => {

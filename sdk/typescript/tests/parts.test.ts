@@ -4,9 +4,9 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { it } from 'node:test';
-import * as sdk from '../src/index';
 import { ERROR_CLASSES } from '../src/error-codes';
 import { expandBraces, glob } from '../src/glob';
+import * as sdk from '../src/index';
 import { backoff, delayBeforeRetry } from '../src/retry';
 import { decode, type Event, Parser } from '../src/sse';
 
@@ -17,7 +17,10 @@ it('events are the same however the bytes are cut', () => {
   let text = ': comment\r\n\r\n';
   wanted.forEach(([name, data = ''], i) => {
     const end = i % 3 ? '\n' : '\r\n';
-    text += `event: ${name}${end}id: 1${end}${data.split('\n').map(line => `data: ${line}${end}`).join('')}${end}`;
+    text += `event: ${name}${end}id: 1${end}${data
+      .split('\n')
+      .map(line => `data: ${line}${end}`)
+      .join('')}${end}`;
   });
   const raw = bytes(text);
   for (const size of [1, 2, 3, 7, 10, 100, 1000, raw.length]) {
@@ -44,7 +47,11 @@ it('a cut event never counts, an endless one is refused, a new one is passed ove
 
 it('an output event that cannot be read is a protocol error', () => {
   const texts = ['', 'null', '[]', '{"seq":"x","data":"a","encoding":"utf-8"}', '{"seq":1}', '{"data":1,"seq":1}'];
-  for (const data of [...texts, '{"seq":1,"data":"?","encoding":"base64"}', '{"seq":1,"data":"a","encoding":"rot13"}']) {
+  for (const data of [
+    ...texts,
+    '{"seq":1,"data":"?","encoding":"base64"}',
+    '{"seq":1,"data":"a","encoding":"rot13"}',
+  ]) {
     assert.throws(() => decode({ name: 'stdout', data }), sdk.ProtocolError, data);
   }
 });
@@ -57,7 +64,10 @@ it('nothing that may not happen twice is sent again where the server may have se
   for (const safety of ['once', 'repeatable'] as const) {
     assert.ok(delayBeforeRetry('not_sent', safety, 0, 1));
     assert.equal(delayBeforeRetry('not_sent', safety, 1, 1), undefined);
-    assert.deepEqual([delayBeforeRetry('refused', safety, 0, 1, 7), delayBeforeRetry('refused', safety, 0, 1, 31)], [7, undefined]);
+    assert.deepEqual(
+      [delayBeforeRetry('refused', safety, 0, 1, 7), delayBeforeRetry('refused', safety, 0, 1, 31)],
+      [7, undefined],
+    );
   }
   for (let attempt = 0; attempt < 100; attempt += 1) assert.ok(backoff(attempt) >= 0.05 && backoff(attempt) <= 5);
 });

@@ -130,7 +130,9 @@ export class Peer {
     const peer = new Peer();
     await peer.listen();
     test.after(() => peer.silence());
-    peer.on('POST /api/v1/auth/token', c => c.json(200, { access_token: 'token-1', token_type: 'bearer', expires_in: 60 }));
+    peer.on('POST /api/v1/auth/token', c =>
+      c.json(200, { access_token: 'token-1', token_type: 'bearer', expires_in: 60 }),
+    );
     peer.on('POST /api/v1/sandboxes', c => c.json(201, sandboxView()));
     peer.on(`GET ${BASE}`, c => c.json(200, sandboxView()));
     peer.on(`DELETE ${BASE}`, c => c.empty());

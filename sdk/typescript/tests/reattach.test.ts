@@ -2,7 +2,14 @@
 
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import { ConnectionLostError, ExecNotFoundError, ProtocolError, Sandbox, SandboxGoneError, Session } from '../src/index';
+import {
+  ConnectionLostError,
+  ExecNotFoundError,
+  ProtocolError,
+  Sandbox,
+  SandboxGoneError,
+  Session,
+} from '../src/index';
 import { BASE, type Connection, ENDED, EXEC, execView, type Handler, Peer, SANDBOX } from './peer';
 
 const EXECS = `${BASE}/execs`;

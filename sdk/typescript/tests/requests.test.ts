@@ -29,7 +29,8 @@ const ENTRY = {
   modified_at: '2026-01-02T03:04:05Z',
 };
 const reset: Handler = c => c.reset();
-const keysOf = (peer: Peer, route: string): (string | undefined)[] => peer.to(route).map(r => r.headers['idempotency-key']);
+const keysOf = (peer: Peer, route: string): (string | undefined)[] =>
+  peer.to(route).map(r => r.headers['idempotency-key']);
 
 // -- sending again ----------------------------------------------------------------------------------------------
 
@@ -227,7 +228,11 @@ it('does not go round when a new token is refused too, or none is given', async 
   peer.on('POST /api/v1/sandboxes', c => c.error(401, 'unauthorized'));
   await assert.rejects(Sandbox.create({ baseUrl: peer.url }), UnauthorizedError);
   assert.equal(peer.to('POST /api/v1/sandboxes').length, 2);
-  peer.on('POST /api/v1/auth/token', c => c.error(401, 'unauthorized'), c => c.json(200, { access_token: 't' }));
+  peer.on(
+    'POST /api/v1/auth/token',
+    c => c.error(401, 'unauthorized'),
+    c => c.json(200, { access_token: 't' }),
+  );
   const client = new Client({ baseUrl: peer.url });
   await assert.rejects(client.getSandbox(SANDBOX), UnauthorizedError);
   // The refusal is not kept.
@@ -327,7 +332,8 @@ it('takes a failed command for a result until it is checked', async t => {
   assert.deepEqual([result.ok, result.killedBy], [false, 'oom']);
   assert.throws(
     () => result.check(),
-    error => error instanceof CommandFailedError && /^command exited with 137 \(ended by oom\)\nboom$/.test(error.message),
+    error =>
+      error instanceof CommandFailedError && /^command exited with 137 \(ended by oom\)\nboom$/.test(error.message),
   );
 });
 

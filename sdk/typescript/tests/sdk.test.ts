@@ -154,7 +154,10 @@ describe('a process', () => {
     await terminal.send('stty size; tty -s && echo it is a $((0))terminal\n');
     await until('it is a 0terminal');
     assert.match(said, /30 100/);
-    await assert.rejects(terminal.recv({ timeout: 0.2 }).then(async () => terminal.recv({ timeout: 0.2 })), TimedOutError);
+    await assert.rejects(
+      terminal.recv({ timeout: 0.2 }).then(async () => terminal.recv({ timeout: 0.2 })),
+      TimedOutError,
+    );
     // Not waited for one by one: typed in order all the same.
     await Promise.all([terminal.resize(120, 40), terminal.send('stty'), terminal.send(' si'), terminal.send('ze\n')]);
     await until('40 120');
@@ -186,7 +189,10 @@ describe('files', () => {
       found.map(one => one.path.replace('/workspace/files/', '')),
       ['d', 'd/b.txt', 'd/e'],
     );
-    assert.deepEqual([found.truncated, (await sandbox.listFiles('/workspace/files/d', { limit: 1 })).truncated], [false, true]);
+    assert.deepEqual(
+      [found.truncated, (await sandbox.listFiles('/workspace/files/d', { limit: 1 })).truncated],
+      [false, true],
+    );
     await sandbox.remove('/workspace/files/d', { recursive: true });
     await assert.rejects(sandbox.stat('/workspace/files/d'), FileNotFoundError);
     await sandbox.writeFile('/workspace/binary', bytes('x').fill(0xff));
@@ -201,7 +207,9 @@ describe('files', () => {
     await fs.symlink('sub/run.sh', join(here, 'project/link'));
     await sandbox.upload(join(here, 'project'), '/workspace/project');
     assert.equal((await sandbox.runCommand(['/workspace/project/link'])).stdout, 'ran\n');
-    await sandbox.runCommand(`cd project; echo made > made; ln -s /etc/passwd out; mkfifo pipe; echo x > ${'y'.repeat(200)}`);
+    await sandbox.runCommand(
+      `cd project; echo made > made; ln -s /etc/passwd out; mkfifo pipe; echo x > ${'y'.repeat(200)}`,
+    );
     const fetched = await sandbox.download('/workspace/project', join(here, 'back'));
     assert.deepEqual(fetched.skipped, ['out']);
     assert.equal(await fs.readFile(join(here, 'back/made'), 'utf8'), 'made\n');
@@ -306,10 +314,13 @@ describe('a session', () => {
     assert.equal(result.stdout, 'b\n');
     assert.equal((await session.result(result.execId)).stdout, 'b\n');
     const heard: string[] = [];
-    const handled = await session.execute("def handler(event):\n    print('working')\n    return {'sum': event['a'] + 1}", {
-      event: { a: 41 },
-      onStdout: text => void heard.push(text),
-    });
+    const handled = await session.execute(
+      "def handler(event):\n    print('working')\n    return {'sum': event['a'] + 1}",
+      {
+        event: { a: 41 },
+        onStdout: text => void heard.push(text),
+      },
+    );
     assert.deepEqual([handled.result, heard], [{ sum: 42 }, ['working\n']]);
     assert.equal((await session.execute('def handler(event):\n    return 2')).result, 2);
     const box = await session.sandbox();

@@ -27,7 +27,10 @@ export interface Server {
 }
 
 /** `csb serve` on a port and a data directory of its own. */
-export async function serve({ dev = true, ...settings }: { dev?: boolean } & Record<string, unknown> = {}): Promise<Server> {
+export async function serve({
+  dev = true,
+  ...settings
+}: { dev?: boolean } & Record<string, unknown> = {}): Promise<Server> {
   const program = process.env.CSB_BIN;
   if (!program) throw new Error('CSB_BIN is not set: run scripts/test-typescript.sh, which builds the program');
   const dataDir = await mkdtemp(join(tmpdir(), 'csb-ts-'));
