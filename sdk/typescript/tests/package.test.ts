@@ -75,6 +75,7 @@ describe('the packed package', () => {
     await fs.writeFile(join(project, 'use.mts'), code);
     await fs.writeFile(join(project, 'use.cts'), code);
     await fs.writeFile(join(project, 'use.ts'), code);
+    await fs.writeFile(join(project, 'readme.mts'), await readme());
     const tsc = join(PACKAGE, 'node_modules/typescript/bin/tsc');
     const check = (files: string[], ...options: string[]): Promise<unknown> => {
       const common = ['--noEmit', '--strict', '--target', 'es2022', '--types', 'node', '--exactOptionalPropertyTypes'];
@@ -82,11 +83,35 @@ describe('the packed package', () => {
         throw new Error(`tsc ${options.join(' ')}:\n${error.stdout}`);
       });
     };
-    await check(['use.mts', 'use.cts'], '--module', 'node16', '--moduleResolution', 'node16');
+    await check(['use.mts', 'use.cts', 'readme.mts'], '--module', 'node16', '--moduleResolution', 'node16');
     await check(['use.ts'], '--module', 'esnext', '--moduleResolution', 'bundler', '--skipLibCheck');
     await check(['use.ts'], '--module', 'commonjs', '--moduleResolution', 'node10', '--skipLibCheck');
   });
 });
+
+/** The README's programs as one module: each block a function, with the names that it takes for granted. */
+async function readme(): Promise<string> {
+  const text = await fs.readFile(join(PACKAGE, 'README.md'), 'utf8');
+  const blocks = [...text.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, block = '']) => block);
+  assert.ok(blocks.length >= 8);
+  const bodies = blocks.map(block => {
+    const lines = block.split('\n').filter(line => line && !line.startsWith('import '));
+    if (!block.startsWith('{ kind'))
+      return `export async function f${blocks.indexOf(block)}() {\n${lines.join('\n')}\n}`;
+    return `export const kinds: SandboxOptions[] = [${lines.map(line => line.replace(/\s+\/\/ .*/, '')).join(',\n')}];`;
+  });
+  return `
+    import { AgentPool, Client, createRuntime, Sandbox, type SandboxOptions, Session } from 'cloud-sandbox';
+    import { type KodeSandboxFactory, registerCloudSandbox } from 'cloud-sandbox/kode';
+    declare class SandboxFactory implements KodeSandboxFactory {
+      register: KodeSandboxFactory['register'];
+      create(config: object): unknown;
+    }
+    declare const code: string, bytes: Uint8Array, content: string, path: string, a: string, b: string;
+    declare const position: number, sandboxId: string, userId: string, keyId: string, baseUrl: string, apiKey: string;
+    declare let sandbox: Sandbox;
+    ${bodies.join('\n')}`;
+}
 
 describe('the examples', () => {
   let server: Server;
