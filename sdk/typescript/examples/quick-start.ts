@@ -1,4 +1,4 @@
-// The first steps. Start a server with `csb serve --dev`, then: node --experimental-strip-types quick-start.ts
+// The first steps. Start a server with `csb serve --dev` first.
 import { Sandbox } from 'cloud-sandbox';
 
 async function main(): Promise<void> {

@@ -5,9 +5,6 @@
 
 import { ProtocolError } from './errors';
 
-/** JSON as `JSON.parse` gives it. */
-export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-
 /** How a request's fields are called on the wire; what is absent has the same name there. */
 export interface Names {
   readonly [field: string]: string | readonly [name: string, inner: Names];

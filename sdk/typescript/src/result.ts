@@ -1,7 +1,7 @@
 /** What comes of commands: pieces of output, and results. */
 
 import { CloudSandboxError, ProtocolError } from './errors';
-import { type ExecInfo, type ExecResult, readExecResult } from './models';
+import { type ExecResult, readExecResult } from './models';
 
 /** Where output was written: a terminal's is one stream, `pty`. */
 export type StreamName = 'stdout' | 'stderr' | 'pty';
@@ -110,11 +110,6 @@ export function readCommandResult(data: unknown): CommandResult {
   const view: ExecResult = readExecResult(data);
   const raw = (text: string): Uint8Array => fromText(text, view.encoding);
   return new CommandResult(view, raw(view.stdout), raw(view.stderr));
-}
-
-/** Whether its process is alive. */
-export function isRunning(info: ExecInfo): boolean {
-  return info.state === 'running';
 }
 
 /** The bytes of a text in JSON. */
