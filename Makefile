@@ -29,6 +29,7 @@ test:
 	@scripts/prerequisites.sh test
 	cargo nextest run --workspace --locked --no-fail-fast
 	scripts/fuzz.sh 3
+	scripts/test-typescript.sh
 	scripts/test-python.sh
 
 # The engine's tests on another kernel, with cgroup v2 alone; see docs/guides/testing.md.
