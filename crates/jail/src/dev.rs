@@ -76,6 +76,17 @@ pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd) -> Result<(), Failur
             bind_nodes(&dev)?;
         }
     }
+    attach_terminals(root)
+}
+
+/// Puts a `/dev` that no other sandbox has on top of the one below `root`: whoever else has one of its files sees when that is
+/// opened or locked.
+pub(crate) fn attach_own(root: &OwnedFd) -> Result<(), Failure> {
+    shared()?.attach(open_beneath(root, "dev").step("make /dev")?).step("make /dev")?;
+    attach_terminals(root)
+}
+
+fn attach_terminals(root: &OwnedFd) -> Result<(), Failure> {
     // The kernel has one pool of terminals for all (`kernel.pty.max`): without a limit one sandbox could take every one.
     let pts = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0666")), ("max", Some("64"))];
     let target = open_beneath(root, "dev/pts").step("mount /dev/pts")?;
