@@ -149,7 +149,7 @@ fn point_19_ordinary_programs_run_in_hardened_sandboxes() {
                 "const {execSync}=require('child_process'),fs=require('fs'),net=require('net'),{Worker}=require('worker_threads');\
                  fs.writeFileSync('/workspace/a','x'.repeat(1e5));fs.copyFileSync('/workspace/a','/workspace/b');\
                  new Worker('require(\"worker_threads\").parentPort.postMessage(1)',{eval:true}).on('message',()=>{\
-                 const s=net.createServer(c=>c.end('hi')).listen(0,()=>net.connect(s.address().port).on('data',d=>{\
+                 const s=net.createServer(c=>c.end('hi')).listen(0,()=>net.connect(s.address().port,'127.0.0.1').on('data',d=>{\
                  console.log('node '+execSync('echo ok').toString().trim()+' '+d);process.exit(0)}))})",
             ],
             "node ok hi\n",
@@ -185,7 +185,7 @@ fn point_19_ordinary_programs_run_in_hardened_sandboxes() {
             "9\n",
         ),
         ("/usr/bin/bash", &["bash", "-c", "timeout 5 cat <(seq 3 | sort -r | head -1) && cp -a /etc /workspace/e && tar c e | tar t | wc -l | grep -c ."], "3\n1\n"),
-        ("/usr/bin/ps", &["sh", "-c", "ps aux | grep -c '[p]s aux'"], "1\n"),
+        ("/usr/bin/ps", &["sh", "-c", "ps -o comm= -p $$; ps aux >/dev/null"], "sh\n"),
     ];
     for (program, argv, expected) in programs {
         if !fs::exists(program).unwrap() {

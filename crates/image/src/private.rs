@@ -47,6 +47,13 @@ pub struct Private {
     pub binds: Vec<Bind>,
 }
 
+impl Private {
+    /// Whether nobody has removed any of them.
+    pub fn is_there(&self) -> bool {
+        self.layers.iter().chain(self.binds.iter().map(|bind| &bind.host)).all(|image| image.is_file())
+    }
+}
+
 /// The place of images.
 pub(crate) struct Images {
     directory: PathBuf,
@@ -79,12 +86,12 @@ impl Images {
     /// A layer never changes, so neither does its image.
     fn of_layer(&self, layer: &Path, progress: &mut dyn FnMut(u64)) -> Result<PathBuf, ImportError> {
         let image = layer.with_extension(extension());
-        if image.exists() {
+        if image.is_file() {
             return Ok(image);
         }
         let _lock = self.lock()?;
         // Another process may have made it while we waited.
-        if !image.exists() {
+        if !image.is_file() {
             self.make(layer, progress)?;
             self.publish(&image)?;
         }
@@ -101,7 +108,7 @@ impl Images {
             let target = std::fs::read_link(&current).ok()?;
             let fits = wanted.is_none_or(|wanted| wanted == target) && target.extension()? == extension().as_str();
             let image = directory.join(target);
-            (fits && image.exists()).then_some(image)
+            (fits && image.is_file()).then_some(image)
         };
         if is_recent(&stamp, &boot, trust)
             && let Some(image) = known(None)

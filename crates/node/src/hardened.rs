@@ -48,7 +48,9 @@ impl Images {
         let key = template.layers.first().cloned().unwrap_or_default();
         let mut known = self.0.lock().await;
         known.retain(|_, (at, _)| at.elapsed() < RECENT);
-        if let Some((_, private)) = known.get(&key) {
+        if let Some((_, private)) = known.get(&key)
+            && private.is_there()
+        {
             return Ok(private.clone());
         }
         let store = store.clone();

@@ -104,7 +104,9 @@ fn descriptors(policy: &mut Policy) {
             .when(EINVAL, &[(1, Is::Eq32(libc::F_SETFL as u32)), (2, Is::Masked32 { mask: ASYNC, value: ASYNC })])
             .when(Verdict::Allow, &[(1, Is::In32(COMMANDS))]),
     );
-    policy.rule(libc::SYS_ioctl, Rule::otherwise(ENOTTY).when(Verdict::Allow, &[(1, Is::In32(IOCTLS))]));
+    let mut ioctl = policy.rules[&(libc::SYS_ioctl as u32)].clone();
+    ioctl.otherwise = ENOTTY;
+    policy.rule(libc::SYS_ioctl, ioctl.when(Verdict::Allow, &[(1, Is::In32(IOCTLS))]));
 }
 
 /// Requests to devices and file systems. A device says ENOTTY to what it does not know.

@@ -72,7 +72,8 @@ fn arguments_that_hardened_sandboxes_lack_are_answered_as_by_a_kernel_that_lacks
     check(libc::SYS_fcntl, &[3, 4, libc::O_NONBLOCK as u64], 0);
     check(libc::SYS_fcntl, &[3, 4, libc::O_ASYNC as u64], libc::EINVAL);
     check(libc::SYS_ioctl, &[0, 0x5413], 0);
-    check(libc::SYS_ioctl, &[0, 0x1_0000_5412], libc::ENOTTY);
+    check(libc::SYS_ioctl, &[0, 0x1_0000_5412], libc::EPERM);
+    check(libc::SYS_ioctl, &[0, 0x5452], libc::ENOTTY);
     check(libc::SYS_socket, &[16, 3, 0], libc::EAFNOSUPPORT);
     check(libc::SYS_socket, &[2, 1, 6], 0);
     check(libc::SYS_sendto, &[3, 0, 1, 0x4000], 0);
@@ -293,9 +294,12 @@ mod random {
             Is::Eq32(value) => vec![vec![one(Width::Dword, Op::Ne, value.into())]],
             Is::Eq64(value) => vec![vec![one(Width::Qword, Op::Ne, value)]],
             Is::In32(values) => vec![values.iter().map(|value| one(Width::Dword, Op::Ne, (*value).into())).collect()],
-            Is::Masked32 { mask, value } if mask.is_power_of_two() && value == mask => {
-                vec![vec![one(Width::Dword, Op::MaskedEq(mask.into()), 0)]]
-            }
+            // One of the bits is another.
+            Is::Masked32 { mask, value } => (0..32)
+                .map(|bit| 1 << bit)
+                .filter(|bit| mask & bit != 0)
+                .map(|bit: u32| vec![one(Width::Dword, Op::MaskedEq(bit.into()), (!value & bit).into())])
+                .collect(),
             other => unreachable!("no policy refuses by {other:?}"),
         }
     }
