@@ -92,8 +92,10 @@ fn point_19_no_page_of_a_hardened_sandboxs_files_is_in_anybody_elses_cache() {
         assert!(resident(&sandboxes[0], false));
         assert_ne!(resident(&sandboxes[1], false), hardened, "a neighbour sees what was read");
         // Nor do they share inodes: neither with each other nor with the host.
-        let places: Vec<String> =
-            sandboxes.iter().map(|s| s.sh("stat -c '%d %i' /run/file /usr/bin/env; stat -c %d /dev /dev/null").out).collect();
+        let places: Vec<String> = sandboxes
+            .iter()
+            .map(|s| s.sh("stat -c '%d %i' /run/file /usr/bin/env; stat -c %d /dev /dev/null").out)
+            .collect();
         for (one, other) in places[0].lines().zip(places[1].lines()) {
             assert_eq!(one != other, hardened, "{places:?}");
         }
@@ -110,15 +112,32 @@ fn point_19_no_page_of_a_hardened_sandboxs_files_is_in_anybody_elses_cache() {
 #[test]
 fn point_19_hardened_sandboxes_see_of_proc_what_programs_need() {
     let (_warden, sandbox) = armed(Kind::Hardened);
-    let names = sandbox.sh("cd /proc && for f in *; do [ -z \"$(head -c 1 $f 2>/dev/null)$(ls $f/ 2>/dev/null)\" ] || echo $f; done").out;
+    let names = sandbox
+        .sh("cd /proc && for f in *; do [ -z \"$(head -c 1 $f 2>/dev/null)$(ls $f/ 2>/dev/null)\" ] || echo $f; done")
+        .out;
     let mut others: Vec<&str> = names.lines().filter(|name| !name.bytes().all(|c| c.is_ascii_digit())).collect();
     // Empty as long as nobody holds one.
     others.retain(|name| *name != "locks");
-    let expected =
-        ["cpuinfo", "filesystems", "loadavg", "meminfo", "mounts", "net", "self", "stat", "sys", "thread-self", "uptime", "version"];
+    let expected = [
+        "cpuinfo",
+        "filesystems",
+        "loadavg",
+        "meminfo",
+        "mounts",
+        "net",
+        "self",
+        "stat",
+        "sys",
+        "thread-self",
+        "uptime",
+        "version",
+    ];
     assert_eq!(others, expected);
     let mounts = sandbox.sh("cat /proc/self/mountinfo").out;
-    assert!(!mounts.contains(".image") && !mounts.contains("erofs1"), "the mount table tells where images are: {mounts}");
+    assert!(
+        !mounts.contains(".image") && !mounts.contains("erofs1"),
+        "the mount table tells where images are: {mounts}"
+    );
     sandbox.assert_works();
 }
 
@@ -166,14 +185,14 @@ fn point_19_ordinary_programs_run_in_hardened_sandboxes() {
         ),
         (
             "/usr/bin/gcc",
-            &[
-                "sh",
-                "-c",
-                "echo 'int main(void){return 7;}' > m.c && gcc -pipe -O1 -flto -o m m.c && ./m; echo $?",
-            ],
+            &["sh", "-c", "echo 'int main(void){return 7;}' > m.c && gcc -pipe -O1 -flto -o m m.c && ./m; echo $?"],
             "7\n",
         ),
-        ("/usr/bin/sqlite3", &["sqlite3", "s.db", "create table t(x); insert into t values(3); select * from t"], "3\n"),
+        (
+            "/usr/bin/sqlite3",
+            &["sqlite3", "s.db", "create table t(x); insert into t values(3); select * from t"],
+            "3\n",
+        ),
         (
             "/usr/bin/go",
             &[
@@ -184,7 +203,15 @@ fn point_19_ordinary_programs_run_in_hardened_sandboxes() {
             ],
             "9\n",
         ),
-        ("/usr/bin/bash", &["bash", "-c", "timeout 5 cat <(seq 3 | sort -r | head -1) && cp -a /etc /workspace/e && tar c e | tar t | wc -l | grep -c ."], "3\n1\n"),
+        (
+            "/usr/bin/bash",
+            &[
+                "bash",
+                "-c",
+                "timeout 5 cat <(seq 3 | sort -r | head -1) && cp -a /etc /workspace/e && tar c e | tar t | wc -l | grep -c .",
+            ],
+            "3\n1\n",
+        ),
         ("/usr/bin/ps", &["sh", "-c", "ps -o comm= -p $$; ps aux >/dev/null"], "sh\n"),
     ];
     for (program, argv, expected) in programs {

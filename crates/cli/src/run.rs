@@ -89,7 +89,8 @@ fn copy(data_dir: &Path, name: &str) -> Outcome {
     };
     let bar = progress::bytes(None, "copying the template, once");
     store.private(&template, RECENT, &mut |bytes| bar.at(bytes)).map(drop).map_err(|e| {
-        failed(&e).hint("it takes as much room as the template (for `host`: as /usr) in the data directory (--data-dir)")
+        failed(&e)
+            .hint("it takes as much room as the template (for `host`: as /usr) in the data directory (--data-dir)")
     })
 }
 

@@ -56,8 +56,8 @@ pub fn write(
     caps: Caps,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, ImportError> {
-    let top = rustix::fs::stat(from)
-        .map_err(|error| ImportError::Open { path: from.to_path_buf(), source: error.into() })?;
+    let top =
+        rustix::fs::stat(from).map_err(|error| ImportError::Open { path: from.to_path_buf(), source: error.into() })?;
     let mut out = BufWriter::with_capacity(1 << 20, image);
     out.seek(SeekFrom::Start(BLOCK as u64)).map_err(|source| failed(from, source))?;
     let mut writer = Writer {

@@ -152,7 +152,8 @@ impl Images {
         options.create(true).truncate(true).read(true).write(true).mode(0o600);
         let image = options.open(&path).map_err(|source| StoreError::io("make", &path, source))?;
         let mut uuid = [0; 16];
-        let seed = Sha256::new_with_prefix(from.as_os_str().as_bytes()).chain_update(crate::store::now_ms().to_le_bytes());
+        let seed =
+            Sha256::new_with_prefix(from.as_os_str().as_bytes()).chain_update(crate::store::now_ms().to_le_bytes());
         uuid.copy_from_slice(&seed.finalize()[..16]);
         let written = erofs::write(from, &image, uuid, self.caps, progress).and_then(|_| {
             // It is trusted by its name alone, after a power cut as well.

@@ -67,11 +67,19 @@ fn make(store: &Store, template: &Template) -> Result<Private, ImportError> {
         most = most.max(bytes);
         if !told && begun.elapsed() > LONG {
             told = true;
-            tracing::info!(template = template.name, "copying the template into an image of its own: once, until it changes");
+            tracing::info!(
+                template = template.name,
+                "copying the template into an image of its own: once, until it changes"
+            );
         }
     });
     if told && made.is_ok() {
-        tracing::info!(template = template.name, bytes = most, ms = begun.elapsed().as_millis() as u64, "the image is made");
+        tracing::info!(
+            template = template.name,
+            bytes = most,
+            ms = begun.elapsed().as_millis() as u64,
+            "the image is made"
+        );
     }
     made
 }
@@ -84,10 +92,13 @@ fn failed(error: &dyn std::error::Error) -> CreateError {
 fn refused(error: &ImportError) -> CreateError {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     match error {
-        ImportError::Write { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => CreateError::Capacity {
-            limit: format!("disk space of the data directory, for a copy of the template's files ({source})"),
-            hint: "free as much as the template takes (for `host`: as `/usr` does), or move the data directory".into(),
-        },
+        ImportError::Write { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            CreateError::Capacity {
+                limit: format!("disk space of the data directory, for a copy of the template's files ({source})"),
+                hint: "free as much as the template takes (for `host`: as `/usr` does), or move the data directory"
+                    .into(),
+            }
+        }
         error => failed(error),
     }
 }

@@ -1,7 +1,8 @@
 //! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
 use crate::{
-    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk, hardened,
+    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
+    hardened,
     ledger::{Ledger, SandboxV1},
     plan::{self, Lower},
     pool::{Fit, Policy, fit},

@@ -95,14 +95,7 @@ async fn neighbours(node: &Arc<Node>, kind: Kind, live: u32) -> Outcome<Vec<Hand
     Ok(handles)
 }
 
-async fn starts(
-    node: &Arc<Node>,
-    name: &'static str,
-    n: u32,
-    pool: u32,
-    live: u32,
-    kind: Kind,
-) -> Outcome<Report> {
+async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32, kind: Kind) -> Outcome<Report> {
     let neighbours = neighbours(node, kind, live).await?;
     let bar = progress::steps(n.into(), name);
     let mut samples = Samples::default();

@@ -20,7 +20,18 @@ const NEWER: &str = "use a newer kernel";
 pub fn all() -> Vec<Check> {
     let mut all = vec![kernel(), rights()];
     all.extend(namespaces());
-    all.extend([overlay(), idmap(), seccomp(), landlock(), openat2(), pidfd(), limits(), loop_devices(), hardened(), lsms()]);
+    all.extend([
+        overlay(),
+        idmap(),
+        seccomp(),
+        landlock(),
+        openat2(),
+        pidfd(),
+        limits(),
+        loop_devices(),
+        hardened(),
+        lsms(),
+    ]);
     all.push(rootless());
     all.extend([languages(), rivals()]);
     all

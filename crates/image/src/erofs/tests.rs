@@ -86,14 +86,8 @@ fn a_tree_is_read_back_as_it_was() {
     let deep = (0..200).fold(from.clone(), |path, i| path.join(format!("d{i}")));
     std::fs::create_dir_all(&deep).unwrap();
     std::fs::write(deep.join("bottom"), "here").unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        from.join("fifo"),
-        FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o640),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, from.join("fifo"), FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o640), 0)
+        .unwrap();
     std::os::unix::fs::chown(from.join("size-4096"), Some(33), Some(65_535)).unwrap();
     std::fs::set_permissions(from.join("many"), std::fs::Permissions::from_mode(0o1777)).unwrap();
     std::fs::set_permissions(from.join("size-0"), std::fs::Permissions::from_mode(0o000)).unwrap();

@@ -58,7 +58,11 @@ async fn restart(host: Host) {
     let before = Left::now(&host.dir);
     let sandbox = node.create(hardened()).await.unwrap();
     assert_eq!(sh(&sandbox, "cat /bin/busybox | wc -c").await.1.trim(), size(&from));
-    assert_eq!(sh(&sandbox, "echo x > /bin/new; echo y > /tmp/y; cat /tmp/y").await.1, "y\n", "the root is writable as ever");
+    assert_eq!(
+        sh(&sandbox, "echo x > /bin/new; echo y > /tmp/y; cat /tmp/y").await.1,
+        "y\n",
+        "the root is writable as ever"
+    );
     within(sandbox.pause()).await.unwrap();
     within(node.shutdown()).await;
 

@@ -6,8 +6,8 @@ use crate::{
     db::{After, NewSandbox},
 };
 use csb_api::{
-    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
-    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
+    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState, SandboxView,
+    Seconds, StatsView, StorageName, time_from_ms,
 };
 use csb_node::{Handle, OpError};
 use csb_types::{Phase, SandboxId, SandboxSpec, Upper};

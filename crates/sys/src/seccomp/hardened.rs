@@ -51,10 +51,7 @@ fn waiting(policy: &mut Policy) {
     );
     // Timers of CPU time: CVE-2022-2585, CVE-2025-38352. Clocks that go by themselves are left: REALTIME, MONOTONIC, BOOTTIME, TAI.
     const CLOCKS: &[u32] = &[0, 1, 7, 11];
-    policy.rule(
-        libc::SYS_clock_nanosleep,
-        Rule::otherwise(EOPNOTSUPP).when(Verdict::Allow, &[(0, Is::In32(CLOCKS))]),
-    );
+    policy.rule(libc::SYS_clock_nanosleep, Rule::otherwise(EOPNOTSUPP).when(Verdict::Allow, &[(0, Is::In32(CLOCKS))]));
     policy.rule(
         libc::SYS_setitimer,
         Rule::otherwise(EINVAL).when(Verdict::Allow, &[(0, Is::Eq32(libc::ITIMER_REAL as u32))]),
@@ -253,10 +250,13 @@ fn processes(policy: &mut Policy) {
         Rule::otherwise(Verdict::Allow).when(EINVAL, &[(1, Is::Masked32 { mask: LISTENER, value: LISTENER })]),
     );
     let mut prctl = policy.rules[&(libc::SYS_prctl as u32)].clone();
-    prctl.clauses.insert(0, super::policy::Clause {
-        tests: vec![super::policy::Test { argument: 0, is: Is::In32(NO_PRCTL) }],
-        verdict: EINVAL,
-    });
+    prctl.clauses.insert(
+        0,
+        super::policy::Clause {
+            tests: vec![super::policy::Test { argument: 0, is: Is::In32(NO_PRCTL) }],
+            verdict: EINVAL,
+        },
+    );
     policy.rule(libc::SYS_prctl, prctl);
     // Thread-local storage, asking what the CPU has, shadow stacks; not what makes the saved registers larger (AMX) or maps the
     // kernel's pages anew.

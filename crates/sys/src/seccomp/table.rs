@@ -159,9 +159,11 @@ pub const REFUSED: &[Group] = &[
 pub const NARROWED: &[(c_int, &[Group])] = &[
     (
         EINVAL,
-        &[group!("put references to the page cache into pipes (CVE-2022-0847, CVE-2026-31431); EINVAL says that these descriptors \
+        &[
+            group!("put references to the page cache into pipes (CVE-2022-0847, CVE-2026-31431); EINVAL says that these descriptors \
                   cannot, and everybody then copies":
-            SYS_splice SYS_tee SYS_sendfile)],
+            SYS_splice SYS_tee SYS_sendfile),
+        ],
     ),
     (
         ENOSYS,
@@ -187,17 +189,18 @@ pub const NARROWED: &[(c_int, &[Group])] = &[
     ),
     (
         EOPNOTSUPP,
-        &[group!("extended attributes pass through the overlay with the host's rights (CVE-2021-3493), and their values are \
+        &[
+            group!("extended attributes pass through the overlay with the host's rights (CVE-2021-3493), and their values are \
                   kept in its heap; as a file system without them. Reading is left":
-            SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr)],
+            SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr),
+        ],
     ),
     (EPERM, &[group!("priorities of the host's disks": SYS_ioprio_set SYS_ioprio_get)]),
 ];
 
 /// The same; only x86-64 has these older spellings.
 #[cfg(target_arch = "x86_64")]
-pub(super) const NARROWED_OLDER: &[(c_int, &[Group])] =
-    &[(ENOSYS, &[group!("as inotify_init1": SYS_inotify_init)])];
+pub(super) const NARROWED_OLDER: &[(c_int, &[Group])] = &[(ENOSYS, &[group!("as inotify_init1": SYS_inotify_init)])];
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const NARROWED_OLDER: &[(c_int, &[Group])] = &[];
 

@@ -265,7 +265,9 @@ mod random {
             for test in rule.clauses.iter().flat_map(|clause| &clause.tests) {
                 match test.is {
                     Is::Eq32(value) => values.push(value.into()),
-                    Is::In32(all) | Is::MaskedIn32 { values: all, .. } => values.extend(all.iter().map(|v| u64::from(*v))),
+                    Is::In32(all) | Is::MaskedIn32 { values: all, .. } => {
+                        values.extend(all.iter().map(|v| u64::from(*v)))
+                    }
                     Is::Masked32 { value, .. } => values.push(value.into()),
                     Is::Eq64(value) | Is::Masked64 { value, .. } => values.push(value),
                 }
