@@ -13,7 +13,7 @@ fn settled() -> (Warden, i32, Census) {
     warden.release(sandbox);
     let pid = warden.pid();
     let census = Census::of(pid, warden.dir());
-    assert_eq!(census.processes, []);
+    assert!(census.processes.is_empty(), "{census:?}");
     (warden, pid, census)
 }
 

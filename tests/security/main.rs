@@ -3,6 +3,7 @@
 
 mod crossing;
 mod document;
+mod hardened;
 mod load;
 mod points;
 mod rootless;

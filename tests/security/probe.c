@@ -162,6 +162,65 @@ static void calls(void) {
     TRY("stop init", kill(1, SIGSTOP));
 }
 
+/* What hardened sandboxes are refused and others are not: one attempt at least for each group and rule of the shorter list. */
+static void narrowed(void) {
+    char junk[4096] = {0};
+    int a[2], b[2], word = 0;
+    struct timespec soon = {0, 1};
+    struct itimerval later = {{0, 0}, {100, 0}};
+    if (pipe(a) || pipe(b) || write(a[1], "x", 1) != 1) return;
+    int file = open("/workspace/probe", O_RDONLY), copy = open("/workspace/copy", O_CREAT | O_RDWR, 0600);
+    TRY("tee", tee(a[0], b[1], 1, SPLICE_F_NONBLOCK));
+    TRY("splice", splice(file, 0, a[1], 0, 4096, SPLICE_F_NONBLOCK));
+    TRY("sendfile", syscall(SYS_sendfile, copy, file, 0, 4096));
+    TRY("shmget", shmget(IPC_PRIVATE, 4096, 0600));
+    TRY("shmat", syscall(SYS_shmat, -1, 0, 0));
+    TRY("semget", syscall(SYS_semget, IPC_PRIVATE, 1, 0600));
+    TRY("semop", syscall(SYS_semop, -1, junk, 1));
+    TRY("msgget", syscall(SYS_msgget, IPC_PRIVATE, 0600));
+    TRY("msgsnd", syscall(SYS_msgsnd, -1, junk, 1, 0));
+    TRY("mq_open", syscall(SYS_mq_open, "probe", O_CREAT | O_RDWR, 0600, 0));
+    TRY("timer_create", syscall(SYS_timer_create, CLOCK_MONOTONIC, 0, junk));
+    TRY("timerfd_create", syscall(SYS_timerfd_create, CLOCK_MONOTONIC, 0));
+    TRY("inotify_init1", inotify_init1(0));
+    TRY("inotify_init", syscall(SYS_inotify_init));
+    TRY("futex_waitv", syscall(449, junk, 0, 0, 0, 0));
+    TRY("get_robust_list", syscall(SYS_get_robust_list, 0, junk, junk + 8));
+    TRY("pkey_alloc", syscall(SYS_pkey_alloc, 0, 0));
+    TRY("get_mempolicy", syscall(SYS_get_mempolicy, 0, 0, 0, 0, 0));
+    TRY("fsetxattr", syscall(SYS_fsetxattr, -1, "user.a", "b", 1, 0));
+    TRY("removexattr", syscall(SYS_removexattr, "/absent", "user.a"));
+    TRY("ioprio_get", syscall(SYS_ioprio_get, 1, 0));
+    TRY("ioprio_set", syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 4));
+    TRY("futex lock with priority", syscall(SYS_futex, &word, 6 | 128, 0, 0, 0, 0));
+    TRY("sleep by CPU time", clock_nanosleep(CLOCK_PROCESS_CPUTIME_ID, TIMER_ABSTIME, &soon, 0) ? (errno = EOPNOTSUPP, -1) : 0);
+    TRY("timer of CPU time", setitimer(ITIMER_PROF, &later, 0));
+    TRY("growing mapping", mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0) == MAP_FAILED ? -1 : 0);
+    TRY("madvise pageout", madvise(mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 4096, 21));
+    TRY("size of a pipe", fcntl(a[0], F_SETPIPE_SZ, 65536));
+    TRY("signals of a pipe", fcntl(a[0], F_SETFL, O_ASYNC));
+    TRY("owner of a pipe", fcntl(a[0], F_SETOWN, getpid()));
+    int yes = 1;
+    TRY("FIOASYNC", ioctl(a[0], FIOASYNC, &yes));
+    TRY("netlink route", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+    int tcp = socket(AF_INET, SOCK_STREAM, 0), udp = socket(AF_INET, SOCK_DGRAM, 0);
+    TRY("send out of band", send(tcp, "x", 1, MSG_OOB | MSG_NOSIGNAL));
+    TRY("receive out of band", recv(tcp, junk, 1, MSG_OOB));
+    TRY("send without a copy", send(tcp, "x", 1, MSG_ZEROCOPY | MSG_NOSIGNAL));
+    struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {1, code};
+    TRY("filter of a socket", setsockopt(udp, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program));
+    struct ip_mreq group = {{htonl(0xe0000101)}, {htonl(INADDR_LOOPBACK)}};
+    TRY("multicast group", setsockopt(udp, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group, sizeof group));
+    TRY("fast open", setsockopt(tcp, IPPROTO_TCP, 23, &yes, sizeof yes));
+    TRY("speed of the clock register", prctl(26 /* PR_SET_TSC */, 1, 0, 0, 0));
+#ifdef __x86_64__
+    TRY("larger registers", syscall(SYS_arch_prctl, 0x1024 /* ARCH_GET_XCOMP_GUEST_PERM */, junk));
+#endif
+    TRY("personality 2.6", syscall(SYS_personality, 0x0020000));
+    TRY("own supervisor", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program));
+}
+
 static void sockets(void) {
     struct { const char *name; int family, type, protocol; } tries[] = {
         {"unix", AF_UNIX, SOCK_STREAM, 0}, {"tcp", AF_INET, SOCK_STREAM, 0}, {"udp6", AF_INET6, SOCK_DGRAM, 0},
@@ -455,6 +514,7 @@ int main(int argc, char **argv) {
     DO("namespaces", namespaces())
     DO("mounts", mounts())
     DO("calls", calls())
+    DO("narrowed", narrowed())
     DO("sockets", sockets())
     DO("egress", egress(arg))
     DO("abstract", abstract(arg, more))

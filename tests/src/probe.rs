@@ -10,10 +10,7 @@ pub fn path() -> PathBuf {
     if let Some(made) = std::env::var_os("CSB_PROBE") {
         return made.into();
     }
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| directory.join("../target"), PathBuf::from);
-    let target = target.join("tmp");
-    fs::create_dir_all(&target).expect("the target directory can be written");
+    let target = crate::target();
     let (built, fresh) = (target.join("csb-probe"), target.join(format!("csb-probe.{}", std::process::id())));
     let changed = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     if changed(&built) < changed(&PathBuf::from(SOURCE)) {

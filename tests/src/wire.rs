@@ -1,7 +1,7 @@
 //! A real warden forked for one test, driven frame by frame as a server would, and what runs in its sandboxes.
 
 use csb_sys::{packet::Conn, pipe::pipe};
-use csb_types::{ExecId, FileError, Limits, Net, PtySize, SandboxId, Usage};
+use csb_types::{ExecId, FileError, Kind, Limits, Net, PtySize, SandboxId, Usage};
 use csb_wire::{
     Bind, ExecPlan, FileReply, FileRequest, FromInit, FromWarden, JailPlan, Mode, Tag, ToInit, ToWarden, UpperPlan,
     VERSION, decode, decode_header, encode, encode_header,
@@ -34,6 +34,8 @@ pub struct Warden {
     seq: u64,
     /// What it can enforce.
     pub mode: Mode,
+    /// Of the sandboxes that are made without a plan of the test's own.
+    kind: Kind,
 }
 
 /// One sandbox, driven through its init.
@@ -97,8 +99,18 @@ impl Warden {
         Self::greet(conn, path, Some(dir))
     }
 
+    /// The same, for sandboxes of another kind.
+    pub fn start_as(kind: Kind) -> Self {
+        let mut warden = Self::start();
+        if kind == Kind::Hardened {
+            crate::image::of_directory(&warden.dir.join("layer"), &warden.dir.join("layer.image"));
+            warden.kind = kind;
+        }
+        warden
+    }
+
     fn greet(conn: Conn, dir: PathBuf, owned: Option<tempfile::TempDir>) -> Self {
-        let mut warden = Self { conn, dir, owned, seq: 0, mode: Mode::Root };
+        let mut warden = Self { conn, dir, owned, seq: 0, mode: Mode::Root, kind: Kind::Process };
         warden.send(&ToWarden::Hello { version: VERSION });
         let FromWarden::Welcome { mode, held: 0, .. } = warden.recv().0 else { panic!("no welcome") };
         assert!(matches!(warden.recv().0, FromWarden::HeldEnd));
@@ -144,15 +156,32 @@ impl Warden {
 
     /// A plan with the test's skeleton and the host's `/usr`.
     pub fn plan(&self, limits: Limits) -> JailPlan {
+        let (layer, usr) = match self.kind {
+            Kind::Process => ("layer", PathBuf::from("/usr")),
+            Kind::Hardened => ("layer.image", crate::image::of_usr()),
+        };
         JailPlan {
             id: SandboxId::random(),
+            kind: self.kind,
             hostname: "sandbox".into(),
-            layers: vec![self.dir.join("layer")],
-            binds: vec![Bind { host: "/usr".into(), guest: "/usr".into() }],
+            layers: vec![self.dir.join(layer)],
+            binds: vec![Bind { host: usr, guest: "/usr".into() }],
             volumes: vec![],
             upper: UpperPlan::Memory,
             limits,
             net: Net::None,
+        }
+    }
+
+    /// A directory as plans of this warden's kind have it.
+    pub fn source(&self, directory: PathBuf) -> PathBuf {
+        match self.kind {
+            Kind::Process => directory,
+            Kind::Hardened => {
+                let image = directory.with_extension(SandboxId::random().as_str());
+                crate::image::of_directory(&directory, &image);
+                image
+            }
         }
     }
 

@@ -23,6 +23,15 @@ pub enum KindName {
     Remote,
 }
 
+impl From<Kind> for KindName {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Process => Self::Process,
+            Kind::Hardened => Self::Hardened,
+        }
+    }
+}
+
 /// What a sandbox can reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -233,9 +242,11 @@ impl SandboxRequest {
         let unsupported = |what: String| Invalid { code: ErrorCode::Unsupported, message: what };
         let kind = match self.sandbox.unwrap_or_default().kind {
             KindName::Process => Kind::Process,
+            KindName::Hardened => Kind::Hardened,
             other => {
                 let name = format!("{other:?}").to_lowercase();
-                return Err(unsupported(format!("sandbox kind `{name}` is not in this build; it has `process`")));
+                let has = "it has `process` and `hardened`";
+                return Err(unsupported(format!("sandbox kind `{name}` is not in this build; {has}")));
             }
         };
         let net = match self.network.unwrap_or_default() {
@@ -473,6 +484,15 @@ mod tests {
         assert_eq!((first.write_bps, first.read_iops, first.read_bps), (Some(10 << 20), Some(100), None));
         let second = io(r#"{"write_bps":0}"#).over(first);
         assert_eq!(second, IoLimits { read_iops: Some(100), ..IoLimits::default() });
+    }
+
+    #[test]
+    fn kinds_of_this_build_are_taken_and_shown_by_their_names() {
+        for kind in [Kind::Process, Kind::Hardened] {
+            let taken = spec(&format!(r#"{{"sandbox":{{"kind":"{}"}}}}"#, kind.name())).unwrap().kind;
+            assert_eq!(taken, kind);
+            assert_eq!(serde_json::to_value(KindName::from(kind)).unwrap(), kind.name());
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod rest;
 
 use crate::{
     failure::{Failure, Outcome},
+    options::Kind,
     print,
 };
 use clap::{Args, ValueEnum};
@@ -32,6 +33,9 @@ pub struct BenchArgs {
     /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained, rest)
     #[arg(long, value_name = "N", default_value_t = 0)]
     live: u32,
+    /// How the sandboxes of a node are isolated (cold, claim, exec, release, sustained, density)
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", default_value = "process")]
+    kind: Kind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -65,13 +69,14 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
     csb_sys::process::raise_limit(rustix::process::Resource::Nofile)
         .map_err(|error| Failure::because("cannot raise the limit of open descriptors", &error))?;
     let n = |default: u32| args.n.unwrap_or(default).max(1);
+    let kind = args.kind.into();
     let report = match args.what {
-        What::Cold => node::cold(n(200), args.live)?,
-        What::Claim => node::claim(n(200), args.live)?,
-        What::Exec => node::exec(n(500), args.live)?,
-        What::Release => node::release(n(200))?,
-        What::Sustained => node::sustained(n(1000), args.live)?,
-        What::Density => node::density(n(200))?,
+        What::Cold => node::cold(n(200), args.live, kind)?,
+        What::Claim => node::claim(n(200), args.live, kind)?,
+        What::Exec => node::exec(n(500), args.live, kind)?,
+        What::Release => node::release(n(200), kind)?,
+        What::Sustained => node::sustained(n(1000), args.live, kind)?,
+        What::Density => node::density(n(200), kind)?,
         What::Burst => rest::burst(n(100))?,
         What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
         What::Run => program::run(n(100))?,

@@ -30,6 +30,17 @@ pub struct RemoteArgs {
 pub enum Kind {
     /// All namespaces, cgroup, overlay, seccomp, Landlock
     Process,
+    /// The same with files that nothing else has in its page cache, and fewer system calls; needs root
+    Hardened,
+}
+
+impl From<Kind> for csb_types::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Process => Self::Process,
+            Kind::Hardened => Self::Hardened,
+        }
+    }
 }
 
 /// What a sandbox can reach, as `--net` takes it.
@@ -54,7 +65,7 @@ pub struct SandboxArgs {
     /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
-    /// How it is isolated [default: process]
+    /// How it is isolated: process, or hardened for code that attacks the kernel [default: process]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", help_heading = "Sandbox")]
     pub kind: Option<Kind>,
     /// What it can reach [default: none]
@@ -183,7 +194,7 @@ impl SandboxArgs {
         };
         SandboxRequest {
             template: self.template.clone(),
-            sandbox: self.kind.map(|Kind::Process| SandboxKindRequest { kind: KindName::Process }),
+            sandbox: self.kind.map(|kind| SandboxKindRequest { kind: KindName::from(csb_types::Kind::from(kind)) }),
             resources: (resources != ResourcesRequest::default()).then_some(resources),
             network: self.net.map(|Net::None| NetworkName::None),
             storage: self.storage.map(|s| match s {

@@ -10,15 +10,18 @@ pub use args::RunArgs;
 
 use crate::{
     failure::{Failure, Outcome, exit},
-    print,
+    print, progress,
 };
 use args::Plan;
 use csb_api::ExecResultView;
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
 use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
-use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Limits, format_bytes};
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Kind, Limits, format_bytes};
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+
+/// As the node has it: a change of the host may reach a sandbox this much later.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// Runs it; returns the exit code of the command.
 pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
@@ -28,6 +31,9 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     make_data_dir(&plan.data_dir)?;
     if let Some(path) = &plan.template_path {
         plan.sandbox.template = import(&plan.data_dir, path)?;
+    }
+    if plan.sandbox.kind == Kind::Hardened && rustix::process::geteuid().is_root() {
+        copy(&plan.data_dir, &plan.sandbox.template)?;
     }
     let warden = csb_warden::fork_inherited(&plan.data_dir).map_err(|error| {
         Failure::because("cannot start the process that builds sandboxes", &error)
@@ -65,6 +71,27 @@ fn import(data_dir: &Path, path: &Path) -> Outcome<String> {
     };
     let store = Store::open(data_dir.join("templates")).map_err(|e| failed(&e))?;
     store.resolve_ad_hoc(path).map(|template| template.name).map_err(|e| failed(&e))
+}
+
+/// Makes the images of a template's files, unless that was done before. The node would do it as well, but show nothing.
+fn copy(data_dir: &Path, name: &str) -> Outcome {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::because("cannot copy the template's files for a sandbox of their own", error).exit(exit::NO_COMMAND)
+    };
+    let store = Store::open(data_dir.join("templates")).map_err(|e| failed(&e))?;
+    let template = match name {
+        "" | "host" => store.recent_host(RECENT).map_err(|e| failed(&e))?,
+        // The node says that it is missing, as for any other kind.
+        name => match store.get(name) {
+            Ok(template) => template,
+            Err(_) => return Ok(()),
+        },
+    };
+    let bar = progress::bytes(None, "copying the template, once");
+    store.private(&template, RECENT, &mut |bytes| bar.at(bytes)).map(drop).map_err(|e| {
+        failed(&e)
+            .hint("it takes as much room as the template (for `host`: as /usr) in the data directory (--data-dir)")
+    })
 }
 
 /// Makes the data directory, for its owner only: what a template's files say is nobody else's business.

@@ -160,7 +160,8 @@ impl Layer {
         copy(content, &mut file, size, &path)?;
         (|| {
             if self.chown {
-                rustix::fs::fchown(&file, Some(owner(meta).0), Some(owner(meta).1))?;
+                let (uid, gid) = owner(meta.uid, meta.gid);
+                rustix::fs::fchown(&file, Some(uid), Some(gid))?;
             }
             rustix::fs::fchmod(&file, meta.permissions())?;
             rustix::fs::futimens(&file, &times(meta))
@@ -269,7 +270,8 @@ impl Layer {
             };
             (|| {
                 if self.chown {
-                    rustix::fs::fchown(&fd, Some(owner(*meta).0), Some(owner(*meta).1))?;
+                    let (uid, gid) = owner(meta.uid, meta.gid);
+                    rustix::fs::fchown(&fd, Some(uid), Some(gid))?;
                 }
                 rustix::fs::fchmod(&fd, meta.permissions())?;
                 rustix::fs::futimens(&fd, &times(*meta))
@@ -350,14 +352,15 @@ impl Layer {
         if !self.chown {
             return Ok(());
         }
-        let (uid, gid) = owner(meta);
+        let (uid, gid) = owner(meta.uid, meta.gid);
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
-fn owner(meta: Meta) -> (Uid, Gid) {
+/// An owner as a layer or an image keeps it.
+pub fn owner(uid: u32, gid: u32) -> (Uid, Gid) {
     let mapped = |id| if id > HIGHEST_ID { NOBODY } else { id };
-    (Uid::from_raw(mapped(meta.uid)), Gid::from_raw(mapped(meta.gid)))
+    (Uid::from_raw(mapped(uid)), Gid::from_raw(mapped(gid)))
 }
 
 fn times(meta: Meta) -> Timestamps {

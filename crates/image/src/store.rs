@@ -8,6 +8,7 @@
 //!   .staging/VERSION/         being made; whatever is here without the lock is rubbish
 //!   NAME/current -> VERSION   replaced by a rename
 //!   NAME/VERSION/template.json, base/, image/
+//!   .private/                 see `private.rs`, as for NAME/VERSION/*.erofs*
 //! ```
 //! A version is never changed and never removed while it may be in use: running sandboxes have it mounted, and an overlay
 //! whose lower directories change is undefined. [`Store::prune`] removes what nobody uses.
@@ -18,6 +19,7 @@ use crate::directory::{self, add_stat};
 use crate::error::{ImportError, StoreError};
 use crate::host;
 use crate::layer::{Caps, Layer};
+use crate::private::{Images, Private};
 use crate::template::{Bind, Source, Template};
 use sha2::{Digest, Sha256};
 use std::fs::{DirBuilder, File, TryLockError};
@@ -122,18 +124,29 @@ impl Store {
     pub fn recent_host(&self, age: Duration) -> Result<Template, ImportError> {
         let stamp = self.directory.join(CHECKED);
         let boot = boot_id()?;
-        // A clock that went back makes it no fresher.
-        let is_recent = std::fs::metadata(&stamp)
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|then| then.elapsed().is_ok_and(|ago| ago < age))
-            && std::fs::read_to_string(&stamp).is_ok_and(|text| text == boot);
-        if is_recent && let Some(template) = self.load(HOST)? {
+        if is_recent(&stamp, &boot, age)
+            && let Some(template) = self.load(HOST)?
+        {
             return Ok(template);
         }
         let template = self.ensure_host()?;
-        // Where it cannot be written, the next one looks again.
-        let _ = std::fs::write(&stamp, boot);
+        remember(&stamp, &boot);
         Ok(template)
+    }
+
+    /// The images that sandboxes of a template are mounted from if they share no file with anything; made where missing, and
+    /// those of the host's directories made anew when the host has changed. They are taken on trust when anybody made sure of
+    /// them less than `trust` ago; looking costs one `stat` for each of their files.
+    ///
+    /// The first time, everything in them is copied, which may take a minute: `progress` hears the bytes written so far, of each
+    /// image anew. One is made at a time; who wants the same one waits.
+    pub fn private(
+        &self,
+        template: &Template,
+        trust: Duration,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Private, ImportError> {
+        Images::new(&self.directory, self.caps).of(template, trust, progress)
     }
 
     /// Makes a template from a directory, which is copied: numbers of owners are kept as those inside a sandbox,
@@ -212,8 +225,8 @@ impl Store {
     /// Removes every version that is not its template's current one and that nobody holds, and what was run by path when
     /// that path is gone. Returns how many versions went.
     ///
-    /// Held is a version while a process has a shared lock (flock(2)) on one of its layers, as the warden has for every
-    /// sandbox. What was replaced or forgotten less than `grace` ago stays: somebody may be on the way from `get` to it.
+    /// Held is a version while a process has a shared lock (flock(2)) on one of its layers or their images, as the warden has for
+    /// every sandbox; the same goes for images of the host's directories. What was replaced or forgotten less than `grace` ago stays: somebody may be on the way from `get` to it.
     /// Never waits: while a template is being made, nothing goes.
     pub fn prune(&self, grace: Duration) -> Result<usize, StoreError> {
         let lock = self.lock_file()?;
@@ -224,7 +237,7 @@ impl Store {
                 return Err(StoreError::io("lock", self.directory.join(".lock"), source));
             }
         }
-        let mut removed = 0;
+        let mut removed = Images::new(&self.directory, self.caps).prune(grace)?;
         for name in self.names()? {
             let directory = self.directory.join(&name);
             let list_failed = |source| StoreError::io("list", &directory, source);
@@ -416,20 +429,37 @@ impl Store {
     }
 }
 
-/// Whether somebody has a lock on a layer of this version.
+/// Whether somebody has a lock on a layer of this version, or on the image of one.
 fn is_held(version: &Path) -> Result<bool, StoreError> {
     let failed = |source| StoreError::io("list", version, source);
     for entry in std::fs::read_dir(version).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            match File::open(entry.path()).map_err(failed)?.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(true),
-                Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", entry.path(), source)),
-            }
+        if is_locked(&entry.map_err(failed)?.path())? {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether somebody has a lock on a file or directory.
+pub(crate) fn is_locked(path: &Path) -> Result<bool, StoreError> {
+    match File::open(path).map_err(|source| StoreError::io("open", path, source))?.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => Err(StoreError::io("lock", path, source)),
+    }
+}
+
+/// Whether something was looked at less than `age` ago, and in this boot.
+pub(crate) fn is_recent(stamp: &Path, boot: &str, age: Duration) -> bool {
+    // A clock that went back makes it no fresher.
+    let then = std::fs::metadata(stamp).and_then(|meta| meta.modified());
+    then.is_ok_and(|then| then.elapsed().is_ok_and(|ago| ago < age))
+        && std::fs::read_to_string(stamp).is_ok_and(|text| text == boot)
+}
+
+/// Now something was looked at. Where it cannot be written, the next one looks again.
+pub(crate) fn remember(stamp: &Path, boot: &str) {
+    let _ = std::fs::write(stamp, boot);
 }
 
 fn create(path: &Path, caps: Caps) -> Result<Layer, ImportError> {
@@ -437,13 +467,13 @@ fn create(path: &Path, caps: Caps) -> Result<Layer, ImportError> {
 }
 
 /// Different after every boot of the host.
-fn boot_id() -> Result<String, StoreError> {
+pub(crate) fn boot_id() -> Result<String, StoreError> {
     let path = "/proc/sys/kernel/random/boot_id";
     let id = std::fs::read_to_string(path).map_err(|source| StoreError::io("read", path, source))?;
     Ok(id.trim().to_owned())
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,6 +3,7 @@
 use crate::{
     Host, Ids, Shell, Step, Tenant, Trees, dev,
     ids::{IDS, USER_ID},
+    proc,
     stage::{ROOT, WORK},
 };
 use csb_sys::{
@@ -10,6 +11,7 @@ use csb_sys::{
     ns::{IdRange, user_namespace},
     process,
 };
+use csb_types::Kind;
 use csb_wire::{Failure, JailPlan, Mode};
 use rustix::fs::{AtFlags, Gid, Mode as FileMode, OFlags, Uid};
 use std::{fs, io, os::fd::OwnedFd};
@@ -35,6 +37,11 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         open_beneath(&root, &guest)
             .and_then(|target| tree.attach(target))
             .step(&format!("bind `{}`", bind.host.display()))?;
+    }
+    if plan.kind == Kind::Hardened {
+        let stage = mount::open_directory("/".as_ref()).step("open the stage")?;
+        dev::attach_own(&stage)?;
+        proc::narrow(&host.hidden, &stage, &shell.proc)?;
     }
     for name in ["dev", "proc"] {
         make_beneath(&root, name).and_then(|target| mount::move_to(name, target)).step(&format!("move /{name}"))?;

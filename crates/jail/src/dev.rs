@@ -30,11 +30,11 @@ fn tmpfs() -> Result<(Tree, OwnedFd), Failure> {
     Ok((tree, root))
 }
 
-/// Puts `/dev` on `target`: with nodes of our own making and read-only, so that all sandboxes can share it and it carries nothing
-/// from one to another; or, where an ordinary user makes it for one sandbox, with the host's nodes.
-pub(crate) fn attach(shared: bool, target: &OwnedFd) -> Result<(), Failure> {
+/// Puts `/dev` on `target`: with `nodes` of our own making and read-only, so that sandboxes can share it and it carries nothing
+/// from one to another; or, where an ordinary user makes it, with the host's nodes.
+pub(crate) fn attach(nodes: bool, target: &OwnedFd) -> Result<(), Failure> {
     let (tree, root) = tmpfs()?;
-    if !shared {
+    if !nodes {
         tree.attach(target).step("attach /dev")?;
         return bind_nodes(&root);
     }
@@ -64,6 +64,13 @@ fn bind_nodes(dev: &OwnedFd) -> Result<(), Failure> {
         node.attach(open_beneath(dev, name).step("bind a device node")?).step("bind a device node")?;
     }
     Ok(())
+}
+
+/// Puts a `/dev` that no other sandbox has on top of the one below `root`: whoever else has one of its files sees when that is
+/// opened or locked.
+pub(crate) fn attach_own(root: &OwnedFd) -> Result<(), Failure> {
+    attach(true, &open_beneath(root, "dev").step("make /dev")?)?;
+    attach_terminals(root)
 }
 
 /// Puts `/dev/pts` below `root`, which has `/dev`.

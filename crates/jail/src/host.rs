@@ -23,7 +23,9 @@ pub struct Host {
     pub(crate) hidden: proc::Hidden,
     /// The system call allowlist.
     pub(crate) filter: Filter,
-    /// On top of it where a sandbox writes to the host's directories.
+    /// The shorter one of hardened sandboxes.
+    pub(crate) narrow_filter: Filter,
+    /// On top of either where a sandbox writes to the host's directories.
     pub(crate) no_set_id: Filter,
     /// Whether RLIMIT_NPROC counts the processes of a user namespace apart from others of the same host user (Linux 5.14).
     pub(crate) counts_per_namespace: bool,
@@ -48,6 +50,7 @@ impl Host {
             stage: if root { Stage::shared(&directory)? } else { Stage::Own(directory) },
             hidden: proc::Hidden::on_this_kernel(),
             filter: Filter::sandbox(),
+            narrow_filter: Filter::hardened(),
             no_set_id: Filter::no_set_id(),
             counts_per_namespace: root || release() >= (5, 14),
             ids,

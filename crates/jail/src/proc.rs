@@ -26,6 +26,24 @@ const HIDE: [&str; 15] = [
     "cmdline",
     "config.gz",
 ];
+/// All that a hardened sandbox sees besides processes and `sys`: what C libraries, languages and `ps` read. An allowlist, as new
+/// kernels have new files.
+const SEEN: [&str; 13] = [
+    "cpuinfo",
+    "filesystems",
+    "loadavg",
+    "meminfo",
+    "mounts",
+    "net",
+    "self",
+    "stat",
+    "sys",
+    "thread-self",
+    "uptime",
+    "version",
+    // Locks of its own PID namespace alone.
+    "locks",
+];
 /// Shown but not writable.
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
@@ -35,6 +53,9 @@ pub(crate) struct Hidden {
     directories: Vec<&'static str>,
     files: Vec<&'static str>,
     read_only: Vec<&'static str>,
+    /// Of a hardened sandbox, beside those.
+    more_directories: Vec<String>,
+    more_files: Vec<String>,
 }
 
 impl Hidden {
@@ -49,8 +70,24 @@ impl Hidden {
             }
         }
         let read_only = READ_ONLY.into_iter().filter(|n| fs::metadata(format!("/proc/{n}")).is_ok()).collect();
-        Self { directories, files, read_only }
+        let (mut more_directories, mut more_files) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let known = SEEN.contains(&&*name) || HIDE.contains(&&*name) || name.bytes().all(|c| c.is_ascii_digit());
+            match entry.metadata() {
+                Ok(meta) if !known && meta.is_dir() => more_directories.push(name),
+                Ok(meta) if !known && meta.is_file() && meta.mode() & 0o004 != 0 => more_files.push(name),
+                _ => {}
+            }
+        }
+        Self { directories, files, read_only, more_directories, more_files }
     }
+}
+
+/// An empty read-only directory, to hide others.
+pub(crate) fn nothing() -> Result<Tree, Failure> {
+    let options = [("size", Some("4k")), ("nr_inodes", Some("1")), ("mode", Some("0555"))];
+    Tree::new("tmpfs", &options, Attributes::READ_ONLY_NO_EXEC).step("make the mask")
 }
 
 /// Mounts `/proc` below the stage `root` and masks it. Returns the unmasked directory, for the init's own use.
@@ -79,4 +116,19 @@ pub(crate) fn attach(hidden: &Hidden, root: &OwnedFd) -> Result<OwnedFd, Failure
         again().step("make parts of /proc read-only")?;
     }
     Ok(proc)
+}
+
+/// Hides more of the `/proc` below `root`: all but processes and what is listed. The caller stands on its stage.
+pub(crate) fn narrow(hidden: &Hidden, root: &OwnedFd, proc: &OwnedFd) -> Result<(), Failure> {
+    // Not the one that all stages share.
+    nothing()?.attach_at(NOTHING.as_ref()).step("make the mask")?;
+    for name in &hidden.more_directories {
+        let mask = Tree::copy(rustix::fs::CWD, NOTHING, false);
+        mask.and_then(|mask| mask.attach(open_beneath(proc, name)?)).step("mask /proc")?;
+    }
+    for name in &hidden.more_files {
+        let mask = Tree::copy(root, "dev/null", false);
+        mask.and_then(|mask| mask.attach(open_beneath(proc, name)?)).step("mask /proc")?;
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //! It is made once and shared by all: a process that is to become a sandbox enters a copy. Left to itself each would copy the
 //! host's mounts to throw them away, and pivot_root(2), which throws them away, looks at every process of the host.
 
-use crate::{Step, dev, failure};
+use crate::{Step, dev, failure, proc};
 use csb_sys::{
     mount::{self, Attributes, Tree, open_beneath},
     ns,
@@ -99,10 +99,6 @@ fn make(directory: &Path, shared: bool) -> Result<OwnedFd, Failure> {
     let stage = mount::open_directory(directory).step("enter the stage")?;
     let place = |name| open_beneath(&stage, name).step("make the stage");
     dev::attach(shared, &place("dev")?)?;
-    let options = [("size", Some("4k")), ("nr_inodes", Some("1")), ("mode", Some("0555"))];
-    Tree::new("tmpfs", &options, Attributes::READ_ONLY_NO_EXEC)
-        .step("make the mask")?
-        .attach(place(NOTHING)?)
-        .step("make the mask")?;
+    proc::nothing()?.attach(place(NOTHING)?).step("make the mask")?;
     Ok(stage)
 }

@@ -5,6 +5,7 @@ use crate::{
     ids::{LAST_ID, USER_ID},
 };
 use csb_sys::{ns, process, seccomp::Filter};
+use csb_types::Kind;
 use csb_wire::{Failure, JailPlan, Mode};
 use rustix::{
     fs::{FileType, Mode as FileMode, OFlags},
@@ -56,7 +57,10 @@ pub struct Account {
 
 impl Tenant {
     pub(crate) fn new(namespace: OwnedFd, host: &Host, plan: &JailPlan) -> Self {
-        let mut filters = vec![host.filter.clone()];
+        let mut filters = vec![match plan.kind {
+            Kind::Process => host.filter.clone(),
+            Kind::Hardened => host.narrow_filter.clone(),
+        }];
         if plan.volumes.iter().any(|volume| !volume.read_only) {
             filters.push(host.no_set_id.clone());
         }

@@ -8,7 +8,7 @@ use csb_sys::{
     mount::{Attributes, Tree},
     ns::{IdRange, user_namespace},
 };
-use csb_types::Volume;
+use csb_types::{Kind, Volume};
 use csb_wire::{Failure, JailPlan, Mode, UpperPlan};
 use std::{
     fs, io,
@@ -41,13 +41,17 @@ impl Trees {
                 (Some(tree), Some(disks))
             }
         };
+        let lower = |what: &str, path: &Path| match plan.kind {
+            Kind::Process => mapped(host, path, tenant).step(&format!("{what} `{}`", path.display())),
+            Kind::Hardened => copied(path, tenant).step(&format!("mount the image `{}`", path.display())),
+        };
         let mut layers = Vec::with_capacity(plan.layers.len());
         for layer in &plan.layers {
-            layers.push(mapped(host, layer, tenant).step(&format!("mount the layer `{}`", layer.display()))?);
+            layers.push(lower("mount the layer", layer)?);
         }
         let mut binds = Vec::with_capacity(plan.binds.len());
         for bind in &plan.binds {
-            binds.push(mapped(host, &bind.host, tenant).step(&format!("bind `{}`", bind.host.display()))?);
+            binds.push(lower("bind", &bind.host)?);
         }
         let mut volumes = Vec::with_capacity(plan.volumes.len());
         for volume in &plan.volumes {
@@ -102,6 +106,13 @@ fn mapped(host: &Host, path: &Path, tenant: Option<BorrowedFd<'_>>) -> io::Resul
     let recursive = host.mode == Mode::Rootless;
     let tree = Tree::copy(rustix::fs::CWD, path, recursive)?;
     tree.restrict(Attributes::READ_ONLY, tenant.filter(|_| host.idmap), recursive)?;
+    Ok(tree)
+}
+
+/// A file system of the sandbox's own from an image, its owners mapped: that can always be done.
+fn copied(image: &Path, tenant: Option<BorrowedFd<'_>>) -> io::Result<Tree> {
+    let tree = Tree::of_image(fs::File::open(image)?)?;
+    tree.restrict(Attributes::READ_ONLY, tenant, false)?;
     Ok(tree)
 }
 

@@ -111,6 +111,10 @@ impl CreateError {
             libc::ENOTSUP if failure.step == "limit the disk speed" => Self::Unsupported {
                 what: "limits of disk speed, for which this host gives the server no cgroup".into(),
             },
+            libc::ENODEV if failure.step.starts_with("mount the image") => Self::Unsupported {
+                what: "sandbox kind `hardened` on a kernel without EROFS, or without loop devices before Linux 6.12"
+                    .into(),
+            },
             libc::EUSERS => room("user namespaces", "raise `user.max_user_namespaces`"),
             _ => Self::Jail { step: failure.step.clone(), message: failure.message.clone() },
         }

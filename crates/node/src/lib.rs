@@ -4,6 +4,7 @@
 mod config;
 mod disk;
 mod error;
+mod hardened;
 mod ledger;
 mod node;
 mod plan;

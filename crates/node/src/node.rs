@@ -2,8 +2,9 @@
 
 use crate::{
     CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
+    hardened,
     ledger::{Ledger, SandboxV1},
-    plan,
+    plan::{self, Lower},
     pool::{Fit, Policy, fit},
     supervise,
 };
@@ -12,7 +13,7 @@ use csb_engine::{
     warden::{Link, WardenError},
 };
 use csb_image::{Source, Store, StoreError, Template};
-use csb_types::{Limits, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
+use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
 use csb_wire::Mode;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     aliases: BTreeMap<String, String>,
     store: Store,
     host: Mutex<Option<Template>>,
+    images: hardened::Images,
     state: Mutex<State>,
     /// Sandboxes that are being built on request now.
     busy: AtomicU32,
@@ -141,6 +143,7 @@ impl Node {
             aliases,
             store,
             host: Mutex::new(None),
+            images: hardened::Images::default(),
             state: Mutex::new(State {
                 sandboxes: HashMap::new(),
                 handed_out: HashSet::new(),
@@ -192,6 +195,7 @@ impl Node {
     pub async fn create(&self, spec: SandboxSpec) -> Result<Handle, CreateError> {
         spec.check()?;
         self.check_limits(&spec.limits)?;
+        self.check_kind(spec.kind)?;
         let asked = Instant::now();
         let spec = self.inner.complete(spec);
         let fit = fit(&self.inner.pool_spec, &spec);
@@ -224,6 +228,14 @@ impl Node {
             return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
         }
         Ok(())
+    }
+
+    /// Refuses a kind that this host lacks what is needed for.
+    pub fn check_kind(&self, kind: Kind) -> Result<(), CreateError> {
+        match kind {
+            Kind::Process => Ok(()),
+            Kind::Hardened => hardened::check(self.warden().mode),
+        }
     }
 
     /// A sandbox that was handed out and is not gone.
@@ -491,11 +503,15 @@ impl Inner {
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let id = SandboxId::random();
         let template = self.template(&spec.template)?;
+        let lower = match spec.kind {
+            Kind::Process => Lower::Shared(template),
+            Kind::Hardened => Lower::Private(self.images.of(&self.store, template).await?),
+        };
         let image = match spec.decided_upper() {
             Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), &id, &spec.limits).await?),
             Upper::Memory | Upper::Auto => None,
         };
-        let (_, conn) = client.create(plan::jail(&id, &spec, &template, image.as_ref())).await?;
+        let (_, conn) = client.create(plan::jail(&id, &spec, &lower, image.as_ref())).await?;
         let started_by = StartedBy::Cold;
         let mut meta = Meta { spec: Arc::new(spec), started_by, start_micros: 0, created_ms: now_ms() };
         let seat = Seat {
@@ -552,7 +568,7 @@ impl Inner {
 }
 
 /// An error with its causes, for a field that holds text.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,18 +1,32 @@
 //! From a spec and a template to what the warden builds. Pure.
 
 use crate::disk::Image;
-use csb_image::Template;
+use csb_image::{Private, Template};
 use csb_types::{SandboxId, SandboxSpec};
 use csb_wire::{Bind, JailPlan, UpperPlan};
 
+/// What a sandbox's files are mounted from.
+#[derive(Debug)]
+pub(crate) enum Lower {
+    /// The template's own directories, and the host's.
+    Shared(Template),
+    /// Images of them.
+    Private(Private),
+}
+
 /// A sandbox, decided in every detail.
-pub(crate) fn jail(id: &SandboxId, spec: &SandboxSpec, template: &Template, image: Option<&Image>) -> JailPlan {
+pub(crate) fn jail(id: &SandboxId, spec: &SandboxSpec, lower: &Lower, image: Option<&Image>) -> JailPlan {
+    let (layers, binds) = match lower {
+        Lower::Shared(template) => (&template.layers, &template.binds),
+        Lower::Private(private) => (&private.layers, &private.binds),
+    };
     let bind = |bind: &csb_image::Bind| Bind { host: bind.host.clone(), guest: bind.guest.clone() };
     JailPlan {
         id: id.clone(),
+        kind: spec.kind,
         hostname: spec.hostname.clone().unwrap_or_else(|| "sandbox".into()),
-        layers: template.layers.clone(),
-        binds: template.binds.iter().map(bind).collect(),
+        layers: layers.clone(),
+        binds: binds.iter().map(bind).collect(),
         volumes: spec.volumes.clone(),
         upper: match image {
             Some(image) => UpperPlan::Disk { image: image.path.clone() },

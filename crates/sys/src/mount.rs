@@ -1,6 +1,6 @@
 //! Mounts as owned descriptors: built detached, attached where a descriptor points (mount(2), fsopen(2), open_tree(2)).
 
-use crate::check::check_long;
+use crate::{check::check_long, loopdev::LoopDevice};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     mount::{
@@ -64,6 +64,32 @@ impl Tree {
         rustix::mount::fsconfig_set_string(context.as_fd(), "source", device)?;
         rustix::mount::fsconfig_create(context.as_fd())?;
         let flags = Attributes::default().flags() | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        Ok(Self(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
+    }
+
+    /// The read-only file system (EROFS) that a file holds, as an instance of its own: neither its inodes nor what is cached of
+    /// its files are shared with another mount of the same file.
+    pub fn of_image(image: impl AsFd) -> io::Result<Self> {
+        // Over a stack of file systems, an overlay of ours would be one too many.
+        if rustix::fs::fstatfs(&image)?.f_type != libc::OVERLAYFS_SUPER_MAGIC {
+            // Mount tables show this name, and not where the file is.
+            match Self::of_erofs(&format!("/proc/self/fd/{}", image.as_fd().as_raw_fd())) {
+                // This kernel wants a device (Linux before 6.12, or without CONFIG_EROFS_FS_BACKED_BY_FILE).
+                Err(error) if error.raw_os_error() == Some(libc::ENOTBLK) => {}
+                other => return other,
+            }
+        }
+        let device = LoopDevice::attach(image)?;
+        // From here on the mount keeps the device.
+        Self::of_erofs(device.path())
+    }
+
+    fn of_erofs(source: &str) -> io::Result<Self> {
+        let context = rustix::mount::fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_flag(context.as_fd(), "ro")?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let flags = Attributes::READ_ONLY.flags() | MountAttrFlags::MOUNT_ATTR_NOATIME;
         Ok(Self(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
     }
 
@@ -138,6 +164,11 @@ impl Tree {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         rustix::mount::move_mount(&self.0, "", rustix::fs::CWD, path, flags).map_err(Into::into)
     }
+}
+
+/// Whether this kernel knows a kind of file system, or finds the module that does.
+pub fn knows(kind: &str) -> io::Result<()> {
+    rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map(drop).map_err(Into::into)
 }
 
 /// Moves the mount at `path`, a name of ours, on top of what `target` is open on, with all that is mounted below it.

@@ -1,5 +1,5 @@
 //! Owns system call filters: what a policy says, its program for the kernel, and putting that on a process.
-//! Knows nothing of sandboxes but the one policy in `sandbox.rs`, and nothing of who asks for it.
+//! Knows nothing of sandboxes but the policies in `sandbox.rs` and `hardened.rs`, and nothing of who asks for it.
 //!
 //! The kernel runs a filter once for every system call number when it is installed, to learn which calls are always
 //! allowed, and afterwards for each call that is not. A list of comparisons makes both slow; a binary search over
@@ -7,6 +7,7 @@
 
 mod assemble;
 mod compile;
+mod hardened;
 #[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 mod policy;
@@ -16,9 +17,10 @@ mod table;
 mod tests;
 
 pub use compile::CompileError;
+pub use hardened::policy as hardened_policy;
 pub use policy::{Clause, Is, Policy, Rule, Test, Verdict};
 pub use sandbox::{no_set_id_policy, policy as sandbox_policy};
-pub use table::{ALLOWED, Group, REFUSED};
+pub use table::{ALLOWED, Group, NARROWED, REFUSED};
 
 use crate::check::check_long;
 use std::io;
@@ -38,6 +40,11 @@ impl Filter {
     /// The filter that every sandbox runs under: see [`ALLOWED`], [`REFUSED`] and `sandbox.rs` for each rule's reason.
     pub fn sandbox() -> Self {
         Self::compile(&sandbox_policy()).expect("the sandbox policy compiles: a test of this crate does it")
+    }
+
+    /// The filter of hardened sandboxes: the other one without [`NARROWED`] and what `hardened.rs` says of arguments.
+    pub fn hardened() -> Self {
+        Self::compile(&hardened_policy()).expect("the hardened policy compiles: a test of this crate does it")
     }
 
     /// On top of the other where a sandbox can write to the host's directories: see [`no_set_id_policy`].

@@ -14,6 +14,19 @@ pub enum Kind {
     /// All namespaces, cgroup, overlay, seccomp allowlist, Landlock, a user namespace with its own ids.
     #[default]
     Process,
+    /// A class of `Process` for code that is taken to be hostile to the kernel: a copy of the template's files that nothing else
+    /// has in its page cache, and a shorter allowlist of system calls. Needs root.
+    Hardened,
+}
+
+impl Kind {
+    /// As the API and the command line spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Hardened => "hardened",
+        }
+    }
 }
 
 /// What a sandbox can reach over the network.

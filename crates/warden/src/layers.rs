@@ -1,7 +1,9 @@
-//! Owns locks on the layers that living sandboxes are mounted from: while one is there, the store of templates keeps the
-//! version (`csb_image::Store::prune`). The locks end with the warden, as its sandboxes do.
+//! Owns locks on the layers and images that living sandboxes are mounted from: while one is there, the store of templates keeps
+//! the version, or the image (`csb_image::Store::prune`). The locks end with the warden, as its sandboxes do.
 //! Knows nothing of what is in a layer.
 
+use csb_types::Kind;
+use csb_wire::JailPlan;
 use std::{
     collections::HashMap,
     fs::File,
@@ -17,11 +19,14 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// Keeps the layers where they are for as long as the result lives. Never waits: one that is being removed is an error.
-    pub(crate) fn hold(&mut self, layers: &[PathBuf]) -> io::Result<Vec<Rc<File>>> {
+    /// Keeps what a plan is mounted from where it is for as long as the result lives. Never waits: what is being removed is an
+    /// error.
+    pub(crate) fn hold(&mut self, plan: &JailPlan) -> io::Result<Vec<Rc<File>>> {
         self.held.retain(|_, held| held.strong_count() > 0);
-        let mut result = Vec::with_capacity(layers.len());
-        for layer in layers {
+        // Otherwise they are the host's own directories.
+        let images = plan.binds.iter().filter(|_| plan.kind == Kind::Hardened).map(|bind| &bind.host);
+        let mut result = Vec::with_capacity(plan.layers.len() + plan.binds.len());
+        for layer in plan.layers.iter().chain(images) {
             let held = match self.held.get(layer).and_then(Weak::upgrade) {
                 Some(held) => held,
                 None => {

@@ -312,7 +312,7 @@ impl Warden {
     }
 
     fn make(&mut self, plan: &JailPlan) -> Result<(Held, Conn), Failure> {
-        let layers = self.layers.hold(&plan.layers).map_err(|e| failure("open the template's layers", &e))?;
+        let layers = self.layers.hold(plan).map_err(|e| failure("open the template's layers", &e))?;
         self.stock.taken(&plan.limits);
         loop {
             let waited = self.stock.pop();

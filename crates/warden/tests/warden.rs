@@ -1,7 +1,7 @@
 //! A real warden, real sandboxes: what a server sees on the wire. Needs root.
 
 use csb_sys::{packet::Conn, pipe::pipe};
-use csb_types::{ExecId, Limits, Net, PtySize, SandboxId};
+use csb_types::{ExecId, Kind, Limits, Net, PtySize, SandboxId};
 use csb_wire::{
     Bind, ExecPlan, FileReply, FileRequest, FromInit, FromWarden, JailPlan, Mode, Tag, ToInit, ToWarden, UpperPlan,
     VERSION, decode, decode_header, encode, encode_header,
@@ -72,6 +72,7 @@ impl Bench {
     fn plan(&self, limits: Limits) -> JailPlan {
         JailPlan {
             id: SandboxId::random(),
+            kind: Kind::Process,
             hostname: "sandbox".into(),
             layers: vec![self.dir.path().join("layer")],
             binds: vec![Bind { host: "/usr".into(), guest: "/usr".into() }],

@@ -1,6 +1,6 @@
 //! What the warden is told to build.
 
-use csb_types::{Limits, Net, SandboxId, Volume};
+use csb_types::{Kind, Limits, Net, SandboxId, Volume};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub struct JailPlan {
     /// Whose.
     pub id: SandboxId,
+    /// How it is isolated. Of a hardened one, `layers` and what `binds` show are no directories but images (EROFS) of some.
+    pub kind: Kind,
     /// Host name inside.
     pub hostname: String,
     /// Host directories that make the read-only lower of the root, topmost first.

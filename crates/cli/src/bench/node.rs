@@ -10,7 +10,7 @@ use crate::{
 };
 use csb_engine::Handle;
 use csb_node::{Node, NodeConfig, PoolConfig, WardenSource};
-use csb_types::{ExecSpec, SandboxSpec, StartedBy};
+use csb_types::{ExecSpec, Kind, SandboxSpec, StartedBy};
 use std::{
     fs,
     sync::Arc,
@@ -18,7 +18,7 @@ use std::{
 };
 
 /// A node of its own in a temporary directory, ended with everything in it.
-async fn with_node<T>(pool: u32, measure: impl AsyncFnOnce(&Arc<Node>) -> Outcome<T>) -> Outcome<T> {
+async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node>) -> Outcome<T>) -> Outcome<T> {
     let dir = tempfile::Builder::new()
         .prefix("csb-bench-")
         .tempdir()
@@ -26,13 +26,17 @@ async fn with_node<T>(pool: u32, measure: impl AsyncFnOnce(&Arc<Node>) -> Outcom
     let config = NodeConfig {
         data_dir: dir.path().to_owned(),
         warden: WardenSource::Daemon,
-        pool: PoolConfig { min: pool, max: pool, spec: SandboxSpec::default() },
+        pool: PoolConfig { min: pool, max: pool, spec: spec(kind) },
         default_template: "host".into(),
         aliases: Default::default(),
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
+    let all = async {
+        first(&node, kind).await?;
+        measure(&node).await
+    };
     let result = tokio::select! {
-        result = measure(&node) => result,
+        result = all => result,
         interrupted = interrupted() => interrupted,
     };
     node.stop_all().await;
@@ -51,8 +55,20 @@ pub async fn interrupted<T>() -> Outcome<T> {
     Err(Failure::new("interrupted"))
 }
 
-async fn make(node: &Node) -> Outcome<Handle> {
-    node.create(SandboxSpec::default()).await.map_err(|e| Failure::because("cannot start a sandbox", &e))
+/// What is made once, for the first sandbox of a kind, is no part of what another costs.
+async fn first(node: &Node, kind: Kind) -> Outcome {
+    match kind {
+        Kind::Process => Ok(()),
+        Kind::Hardened => end(&make(node, kind).await?).await,
+    }
+}
+
+fn spec(kind: Kind) -> SandboxSpec {
+    SandboxSpec { kind, ..SandboxSpec::default() }
+}
+
+async fn make(node: &Node, kind: Kind) -> Outcome<Handle> {
+    node.create(spec(kind)).await.map_err(|e| Failure::because("cannot start a sandbox", &e))
 }
 
 async fn end(handle: &Handle) -> Outcome {
@@ -82,12 +98,12 @@ fn word(how: StartedBy) -> String {
 }
 
 /// Sandboxes that have run a command and stay.
-async fn neighbours(node: &Arc<Node>, live: u32) -> Outcome<Vec<Handle>> {
+async fn neighbours(node: &Arc<Node>, kind: Kind, live: u32) -> Outcome<Vec<Handle>> {
     limits::check(live)?;
     let bar = progress::steps(live.into(), "live");
     let mut handles = Vec::with_capacity(live as usize);
     for i in 0..live {
-        let handle = make(node).await?;
+        let handle = make(node, kind).await?;
         first_output(&handle).await?;
         handles.push(handle);
         bar.at(i.into());
@@ -95,15 +111,15 @@ async fn neighbours(node: &Arc<Node>, live: u32) -> Outcome<Vec<Handle>> {
     Ok(handles)
 }
 
-async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32) -> Outcome<Report> {
-    let neighbours = neighbours(node, live).await?;
+async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32, kind: Kind) -> Outcome<Report> {
+    let neighbours = neighbours(node, kind, live).await?;
     let bar = progress::steps(n.into(), name);
     let mut samples = Samples::default();
     let mut how = None;
     for i in 0..=n {
         filled(node, pool).await?;
         let start = Instant::now();
-        let handle = make(node).await?;
+        let handle = make(node, kind).await?;
         first_output(&handle).await?;
         if i > 0 {
             samples.add(start.elapsed());
@@ -133,20 +149,20 @@ async fn filled(node: &Node, pool: u32) -> Outcome {
     Ok(())
 }
 
-pub fn cold(n: u32, live: u32) -> Outcome<Report> {
-    remote::block_on(with_node(0, async |node| starts(node, "cold", n, 0, live).await))
+pub fn cold(n: u32, live: u32, kind: Kind) -> Outcome<Report> {
+    remote::block_on(with_node(kind, 0, async |node| starts(node, "cold", n, 0, live, kind).await))
 }
 
-pub fn claim(n: u32, live: u32) -> Outcome<Report> {
+pub fn claim(n: u32, live: u32, kind: Kind) -> Outcome<Report> {
     const POOL: u32 = 8;
-    remote::block_on(with_node(POOL, async |node| starts(node, "claim", n, POOL, live).await))
+    remote::block_on(with_node(kind, POOL, async |node| starts(node, "claim", n, POOL, live, kind).await))
 }
 
 /// As many makers as keep every core busy, each making, running `echo` and releasing without a pause.
-pub fn sustained(n: u32, live: u32) -> Outcome<Report> {
+pub fn sustained(n: u32, live: u32, kind: Kind) -> Outcome<Report> {
     let makers = 2 * std::thread::available_parallelism().map_or(2, usize::from) as u32;
-    remote::block_on(with_node(0, async |node| {
-        let neighbours = neighbours(node, live).await?;
+    remote::block_on(with_node(kind, 0, async |node| {
+        let neighbours = neighbours(node, kind, live).await?;
         let started = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for maker in 0..makers {
@@ -155,7 +171,7 @@ pub fn sustained(n: u32, live: u32) -> Outcome<Report> {
                 let mut took = Vec::new();
                 for _ in (maker..n).step_by(makers as usize) {
                     let start = Instant::now();
-                    let handle = make(&node).await?;
+                    let handle = make(&node, kind).await?;
                     first_output(&handle).await?;
                     took.push(start.elapsed());
                     end(&handle).await?;
@@ -179,10 +195,10 @@ pub fn sustained(n: u32, live: u32) -> Outcome<Report> {
     }))
 }
 
-pub fn exec(n: u32, live: u32) -> Outcome<Report> {
-    remote::block_on(with_node(0, async |node| {
-        let neighbours = neighbours(node, live).await?;
-        let handle = make(node).await?;
+pub fn exec(n: u32, live: u32, kind: Kind) -> Outcome<Report> {
+    remote::block_on(with_node(kind, 0, async |node| {
+        let neighbours = neighbours(node, kind, live).await?;
+        let handle = make(node, kind).await?;
         let bar = progress::steps(n.into(), "exec");
         let mut samples = Samples::default();
         for i in 0..=n {
@@ -198,12 +214,12 @@ pub fn exec(n: u32, live: u32) -> Outcome<Report> {
     }))
 }
 
-pub fn release(n: u32) -> Outcome<Report> {
-    remote::block_on(with_node(0, async |node| {
+pub fn release(n: u32, kind: Kind) -> Outcome<Report> {
+    remote::block_on(with_node(kind, 0, async |node| {
         let bar = progress::steps(n.into(), "release");
         let mut samples = Samples::default();
         for i in 0..=n {
-            let handle = make(node).await?;
+            let handle = make(node, kind).await?;
             run(&handle).await?;
             let start = Instant::now();
             end(&handle).await?;
@@ -216,10 +232,10 @@ pub fn release(n: u32) -> Outcome<Report> {
     }))
 }
 
-pub fn density(n: u32) -> Outcome<Report> {
-    remote::block_on(with_node(0, async |node| {
+pub fn density(n: u32, kind: Kind) -> Outcome<Report> {
+    remote::block_on(with_node(kind, 0, async |node| {
         limits::check(n)?;
-        let first = make(node).await?;
+        let first = make(node, kind).await?;
         run(&first).await?;
         let bar = progress::steps(n.into(), "density");
         let before = available_kib()?;
@@ -227,7 +243,7 @@ pub fn density(n: u32) -> Outcome<Report> {
         let mut handles = Vec::with_capacity(n as usize);
         for i in 0..n {
             let start = Instant::now();
-            let handle = make(node).await?;
+            let handle = make(node, kind).await?;
             first_output(&handle).await?;
             samples.add(start.elapsed());
             handles.push(handle);

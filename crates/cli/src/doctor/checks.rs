@@ -20,7 +20,18 @@ const NEWER: &str = "use a newer kernel";
 pub fn all() -> Vec<Check> {
     let mut all = vec![kernel(), rights()];
     all.extend(namespaces());
-    all.extend([overlay(), idmap(), seccomp(), landlock(), openat2(), pidfd(), limits(), loop_devices(), lsms()]);
+    all.extend([
+        overlay(),
+        idmap(),
+        seccomp(),
+        landlock(),
+        openat2(),
+        pidfd(),
+        limits(),
+        loop_devices(),
+        hardened(),
+        lsms(),
+    ]);
     all.push(rootless());
     all.extend([languages(), rivals()]);
     all
@@ -265,6 +276,31 @@ fn loop_devices() -> Check {
         Ok(()) if mkfs => Check::ok(NAME, "loop devices and mkfs.ext4"),
         Ok(()) => Check::lacks(NAME, Status::Degraded, "no mkfs.ext4", LOST, "apt-get install e2fsprogs"),
         Err(error) => Check::lacks(NAME, Status::Degraded, format!("loop device: {error}"), LOST, "modprobe loop"),
+    }
+}
+
+/// What `--kind hardened` needs, tried on a file system of one file.
+fn hardened() -> Check {
+    const NAME: &str = "hardened";
+    const LOST: &str = "`--kind hardened`: files that nothing else has in its page cache, fewer system calls";
+    if !is_root() {
+        return Check::lacks(NAME, Status::Degraded, "needs root", LOST, "run as root");
+    }
+    let tried = scratch().and_then(|dir| {
+        fs::write(dir.path().join("file"), "x")?;
+        let image = tempfile::tempfile()?;
+        let caps = csb_image::Caps::default();
+        csb_image::write_image(dir.path(), &image, [0; 16], caps, &mut |_| {}).map_err(io::Error::other)?;
+        let map = [ns::IdRange { inside: 0, outside: 1 << 20, count: 65536 }];
+        let namespace = ns::user_namespace(&map, &map, false, None)?;
+        Tree::of_image(&image)?.restrict(Attributes::READ_ONLY, Some(namespace.as_fd()), false)
+    });
+    match tried {
+        Ok(()) => Check::ok(NAME, "images with EROFS, id-mapped"),
+        Err(error) => {
+            let fix = "modprobe erofs; Linux 5.19 or later; before 6.12 also modprobe loop";
+            Check::lacks(NAME, Status::Degraded, format!("an image: {error}"), LOST, fix)
+        }
     }
 }
 

@@ -97,7 +97,7 @@ impl Plan {
         let limits = args.sandbox.limits();
         let (template, template_path) = template(args.sandbox.template.as_deref())?;
         let sandbox = SandboxSpec {
-            kind: Kind::Process,
+            kind: args.sandbox.kind.map(Kind::from).unwrap_or_default(),
             net: Net::None,
             upper: match args.sandbox.storage {
                 Some(Storage::Disk) => Upper::Disk,

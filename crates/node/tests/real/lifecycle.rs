@@ -1,6 +1,9 @@
 //! Sandboxes come from the pool or are built, go, and leave nothing.
 
-use crate::support::{Host, Left, finish, sh, small, trial, within};
+use crate::{
+    hardened::{hardened, template},
+    support::{Host, Left, finish, sh, small, trial, within},
+};
 use csb_node::CreateError;
 use csb_types::{ExecSpec, KilledBy, Phase, SandboxSpec, StartedBy, Upper};
 use libtest_mimic::Trial;
@@ -20,13 +23,16 @@ pub fn trials() -> Vec<Trial> {
 }
 
 async fn cycles(host: Host) {
+    template(&host);
     let node = host.node(0).await;
-    // The first one makes what stays for good.
-    within(node.create(small()).await.unwrap().release()).await.unwrap();
+    // The first of each kind make what stays for good.
+    for spec in [small(), hardened()] {
+        within(node.create(spec).await.unwrap().release()).await.unwrap();
+    }
     let before = Left::now(&host.dir);
     for i in 0..125 {
         let (a, b, c, d) =
-            tokio::join!(node.create(small()), node.create(small()), node.create(small()), node.create(small()));
+            tokio::join!(node.create(small()), node.create(hardened()), node.create(small()), node.create(small()));
         for sandbox in [a, b, c, d].map(Result::unwrap) {
             if i % 5 == 0 {
                 assert_eq!(sh(&sandbox, "echo hi").await.1, "hi\n");
@@ -35,7 +41,7 @@ async fn cycles(host: Host) {
             within(sandbox.release()).await.unwrap();
         }
     }
-    assert_eq!(node.pool_stats().colds, 501);
+    assert_eq!(node.pool_stats().colds, 502);
     Left::settles(&host.dir, &before).await;
     within(node.stop_all()).await;
     let after = Left::now(&host.dir);

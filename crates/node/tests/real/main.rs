@@ -3,6 +3,7 @@
 mod execs;
 mod faults;
 mod files;
+mod hardened;
 mod lifecycle;
 mod restart;
 mod reuse;
@@ -23,8 +24,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Sandboxes of one test must not slow another's.
     arguments.test_threads.get_or_insert(1);
-    let all =
-        [execs::trials(), faults::trials(), files::trials(), lifecycle::trials(), restart::trials(), reuse::trials()];
+    let all = [
+        execs::trials(),
+        faults::trials(),
+        files::trials(),
+        hardened::trials(),
+        lifecycle::trials(),
+        restart::trials(),
+        reuse::trials(),
+    ];
     let trials: Vec<Trial> = all.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -6,8 +6,8 @@ use crate::{
     db::{After, NewSandbox},
 };
 use csb_api::{
-    Invalid, KindName, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
-    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
+    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState, SandboxView,
+    Seconds, StatsView, StorageName, time_from_ms,
 };
 use csb_node::{Handle, OpError};
 use csb_types::{Phase, SandboxId, SandboxSpec, Upper};
@@ -41,7 +41,7 @@ impl Mine {
             sandbox_id: handle.id().to_string(),
             user_id: self.owned.user_id.to_string(),
             state: handle.phase().into(),
-            kind: KindName::Process,
+            kind: spec.kind.into(),
             template: spec.template.clone(),
             resources: (&spec.limits).into(),
             network: NetworkName::None,

@@ -155,6 +155,55 @@ pub const REFUSED: &[Group] = &[
     group!("tables that say how the host was built": SYS_lookup_dcookie),
 ];
 
+/// Allowed by [`ALLOWED`], and not to hardened sandboxes (`hardened.rs`), with the error that each group answers.
+pub const NARROWED: &[(c_int, &[Group])] = &[
+    (
+        EINVAL,
+        &[
+            group!("put references to the page cache into pipes (CVE-2022-0847, CVE-2026-31431); EINVAL says that these descriptors \
+                  cannot, and everybody then copies":
+            SYS_splice SYS_tee SYS_sendfile),
+        ],
+    ),
+    (
+        ENOSYS,
+        &[
+            group!("objects of any size and life time in the kernel's heap: what most exploits are built with (CVE-2021-22555); \
+                    as a kernel without CONFIG_SYSVIPC and CONFIG_POSIX_MQUEUE":
+                SYS_shmget SYS_shmat SYS_shmctl SYS_shmdt SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget
+                SYS_msgsnd SYS_msgrcv SYS_msgctl SYS_mq_open SYS_mq_unlink SYS_mq_timedsend SYS_mq_timedreceive
+                SYS_mq_notify SYS_mq_getsetattr),
+            group!("timers with signals and CPU clocks (CVE-2017-18344, CVE-2022-2585, CVE-2025-38352); setitimer() and \
+                    sleeping are left, and timeout(1) uses those":
+                SYS_timer_create SYS_timer_settime SYS_timer_gettime SYS_timer_getoverrun SYS_timer_delete),
+            group!("the same as descriptors (CVE-2017-10661); event loops count time by themselves":
+                SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime),
+            group!("tells who opens a file (CVE-2017-7533 besides); tail(1) and others then look from time to time":
+                SYS_inotify_init1 SYS_inotify_add_watch SYS_inotify_rm_watch),
+            group!("only emulators of other systems wait for several at once": SYS_futex_waitv),
+            group!("of other processes' locks; nobody asks": SYS_get_robust_list),
+            group!("keys for the process's own pages: an allocator of the kernel's that only V8 and databases try":
+                SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect),
+            group!("on which of the host's nodes memory lies": SYS_get_mempolicy),
+        ],
+    ),
+    (
+        EOPNOTSUPP,
+        &[
+            group!("extended attributes pass through the overlay with the host's rights (CVE-2021-3493), and their values are \
+                  kept in its heap; as a file system without them. Reading is left":
+            SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr),
+        ],
+    ),
+    (EPERM, &[group!("priorities of the host's disks": SYS_ioprio_set SYS_ioprio_get)]),
+];
+
+/// The same; only x86-64 has these older spellings.
+#[cfg(target_arch = "x86_64")]
+pub(super) const NARROWED_OLDER: &[(c_int, &[Group])] = &[(ENOSYS, &[group!("as inotify_init1": SYS_inotify_init)])];
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const NARROWED_OLDER: &[(c_int, &[Group])] = &[];
+
 /// Known and refused with `EPERM`; only x86-64 has these.
 #[cfg(target_arch = "x86_64")]
 pub(super) const REFUSED_OLDER: &[Group] = &[

@@ -11,17 +11,82 @@ fn answer(filter: &Filter, number: u32, arguments: [u64; 6]) -> u32 {
 }
 
 #[test]
-fn the_compiled_sandbox_policy_says_what_the_policy_says() {
-    let (policy, filter) = (sandbox_policy(), Filter::sandbox());
-    for number in (0..700).chain([0x4000_0000, 0x4000_0001, 0x4000_0200, u32::MAX]) {
-        for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [2, 1, 6, 0, 0, 0], [0x1_0000_0000; 6]] {
-            assert_eq!(
-                answer(&filter, number, arguments),
-                returned(policy.decide(number, &arguments)),
-                "{number} {arguments:x?}"
-            );
+fn the_compiled_policies_say_what_the_policies_say() {
+    for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+        for number in (0..700).chain([0x4000_0000, 0x4000_0001, 0x4000_0200, u32::MAX]) {
+            for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [2, 1, 6, 0, 0, 0], [0x1_0000_0000; 6]] {
+                assert_eq!(
+                    answer(&filter, number, arguments),
+                    returned(policy.decide(number, &arguments)),
+                    "{number} {arguments:x?}"
+                );
+            }
         }
     }
+}
+
+#[test]
+fn a_hardened_sandbox_lacks_what_is_listed_and_nothing_else_by_number() {
+    let (usual, narrow) = (sandbox_policy(), hardened_policy());
+    let listed: Vec<_> = NARROWED.iter().chain(super::table::NARROWED_OLDER).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for (errno, groups) in listed {
+        for group in *groups {
+            assert!(!group.why.is_empty());
+            for (name, number) in group.calls {
+                assert!(seen.insert(*number), "{name} is listed twice");
+                assert_eq!(narrow.decide(*number as u32, &[0; 6]), Verdict::Errno(*errno as u16), "{name}");
+                assert_eq!(usual.decide(*number as u32, &[0; 6]), Verdict::Allow, "{name} is lacking anyway");
+            }
+        }
+    }
+    for (number, rule) in usual.rules.iter().filter(|(_, rule)| rule.clauses.is_empty()) {
+        let now = &narrow.rules[number];
+        assert!(now == rule || !now.clauses.is_empty() || seen.contains(&i64::from(*number)), "{number}");
+    }
+}
+
+#[test]
+fn arguments_that_hardened_sandboxes_lack_are_answered_as_by_a_kernel_that_lacks_them() {
+    let policy = hardened_policy();
+    let check = |number: libc::c_long, arguments: &[u64], expected: i32| {
+        let mut all = [0; 6];
+        all[..arguments.len()].copy_from_slice(arguments);
+        let verdict = policy.decide(number as u32, &all);
+        let wanted = if expected == 0 { Verdict::Allow } else { Verdict::Errno(expected as u16) };
+        assert_eq!(verdict, wanted, "{number} {arguments:x?}");
+    };
+    // FUTEX_WAIT_BITSET, private, with the real clock; FUTEX_LOCK_PI, private.
+    check(libc::SYS_futex, &[0, 9 | 128 | 256], 0);
+    check(libc::SYS_futex, &[0, 6 | 128], libc::ENOSYS);
+    check(libc::SYS_futex, &[0, 0xffff_ffff_0000_0081], 0);
+    check(libc::SYS_clock_nanosleep, &[1], 0);
+    check(libc::SYS_clock_nanosleep, &[2], libc::EOPNOTSUPP);
+    // The CPU clock of a process is a negative number.
+    check(libc::SYS_clock_nanosleep, &[-6_i64 as u64], libc::EOPNOTSUPP);
+    check(libc::SYS_mmap, &[0, 4096, 3, 0x22], 0);
+    check(libc::SYS_mmap, &[0, 4096, 3, 0x122], libc::EINVAL);
+    check(libc::SYS_madvise, &[0, 0, 21], libc::EINVAL);
+    check(libc::SYS_madvise, &[0, 0, libc::MADV_MERGEABLE as u64], libc::EINVAL);
+    check(libc::SYS_fcntl, &[3, 1031, 1 << 20], libc::EINVAL);
+    check(libc::SYS_fcntl, &[3, 4, libc::O_NONBLOCK as u64], 0);
+    check(libc::SYS_fcntl, &[3, 4, libc::O_ASYNC as u64], libc::EINVAL);
+    check(libc::SYS_ioctl, &[0, 0x5413], 0);
+    check(libc::SYS_ioctl, &[0, 0x1_0000_5412], libc::EPERM);
+    check(libc::SYS_ioctl, &[0, 0x5452], libc::ENOTTY);
+    check(libc::SYS_socket, &[16, 3, 0], libc::EAFNOSUPPORT);
+    check(libc::SYS_socket, &[2, 1, 6], 0);
+    check(libc::SYS_sendto, &[3, 0, 1, 0x4000], 0);
+    check(libc::SYS_sendto, &[3, 0, 1, 0x4001], libc::EOPNOTSUPP);
+    check(libc::SYS_recvmsg, &[3, 0, 1], libc::EOPNOTSUPP);
+    check(libc::SYS_setsockopt, &[3, 1, 2], 0);
+    check(libc::SYS_setsockopt, &[3, 1, 26], libc::ENOPROTOOPT);
+    check(libc::SYS_setsockopt, &[3, 6, 31], libc::ENOPROTOOPT);
+    check(libc::SYS_setsockopt, &[3, 0, 64], libc::ENOPROTOOPT);
+    check(libc::SYS_seccomp, &[1, 0], 0);
+    check(libc::SYS_seccomp, &[1, 8], libc::EINVAL);
+    check(libc::SYS_prctl, &[15], 0);
+    check(libc::SYS_prctl, &[26], libc::EINVAL);
 }
 
 #[test]
@@ -180,8 +245,133 @@ mod random {
         program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
     }
 
+    /// Numbers and arguments that the policies of sandboxes look at, or nearly.
+    fn real_calls() -> impl Strategy<Value = Vec<(u32, [u64; 6])>> {
+        let numbers: Vec<u32> = hardened_policy().rules.keys().copied().collect();
+        let values = looked_for();
+        let value = (0..values.len(), 0u64..3, any::<u8>()).prop_map(move |(at, high, change)| {
+            // One bit off, now and then.
+            let near = if change < 64 { values[at] ^ (1 << (change % 32)) } else { values[at] };
+            near | high << 32
+        });
+        let number = prop_oneof![8 => proptest::sample::select(numbers), 1 => any::<u32>()];
+        vec((number, proptest::array::uniform6(value)), 1..60)
+    }
+
+    /// Every value that a rule compares with.
+    fn looked_for() -> Vec<u64> {
+        let mut values = vec![0, 1];
+        for rule in hardened_policy().rules.values().chain(sandbox_policy().rules.values()) {
+            for test in rule.clauses.iter().flat_map(|clause| &clause.tests) {
+                match test.is {
+                    Is::Eq32(value) => values.push(value.into()),
+                    Is::In32(all) | Is::MaskedIn32 { values: all, .. } => {
+                        values.extend(all.iter().map(|v| u64::from(*v)))
+                    }
+                    Is::Masked32 { value, .. } => values.push(value.into()),
+                    Is::Eq64(value) | Is::Masked64 { value, .. } => values.push(value),
+                }
+            }
+        }
+        values
+    }
+
+    /// Alternatives of conditions that must all hold: all that the other compiler can say.
+    type Alternatives = Vec<Vec<SeccompCondition>>;
+
+    fn holds(test: &Test) -> Alternatives {
+        let one = |op, value: u32| SeccompCondition::new(test.argument, Width::Dword, op, value.into()).unwrap();
+        match test.is {
+            Is::In32(values) => values.iter().map(|value| vec![one(Op::Eq, *value)]).collect(),
+            Is::MaskedIn32 { mask, values } => {
+                values.iter().map(|value| vec![one(Op::MaskedEq(mask.into()), *value)]).collect()
+            }
+            _ => vec![vec![condition(test)]],
+        }
+    }
+
+    fn fails(test: &Test) -> Alternatives {
+        let one = |width, op, value| SeccompCondition::new(test.argument, width, op, value).unwrap();
+        match test.is {
+            Is::Eq32(value) => vec![vec![one(Width::Dword, Op::Ne, value.into())]],
+            Is::Eq64(value) => vec![vec![one(Width::Qword, Op::Ne, value)]],
+            Is::In32(values) => vec![values.iter().map(|value| one(Width::Dword, Op::Ne, (*value).into())).collect()],
+            // One of the bits is another.
+            Is::Masked32 { mask, value } => (0..32)
+                .map(|bit| 1 << bit)
+                .filter(|bit| mask & bit != 0)
+                .map(|bit: u32| vec![one(Width::Dword, Op::MaskedEq(bit.into()), (!value & bit).into())])
+                .collect(),
+            other => unreachable!("no policy refuses by {other:?}"),
+        }
+    }
+
+    fn both(left: &Alternatives, right: &Alternatives) -> Alternatives {
+        left.iter().flat_map(|l| right.iter().map(|r| [l.clone(), r.clone()].concat())).collect()
+    }
+
+    /// When a rule allows.
+    fn allows(rule: &Rule) -> Alternatives {
+        let mut result = Vec::new();
+        // No clause so far has fitted.
+        let mut still: Alternatives = vec![vec![]];
+        for clause in &rule.clauses {
+            if clause.verdict == Verdict::Allow {
+                result.extend(clause.tests.iter().fold(still.clone(), |all, test| both(&all, &holds(test))));
+            } else {
+                let fails: Alternatives = clause.tests.iter().flat_map(fails).collect();
+                still = both(&still, &fails);
+            }
+        }
+        if rule.otherwise == Verdict::Allow {
+            result.extend(still);
+        }
+        result
+    }
+
+    fn allowed_elsewhere(policy: &Policy) -> Vec<Instruction> {
+        let mut rules = BTreeMap::new();
+        for (number, rule) in &policy.rules {
+            let alternatives = allows(rule);
+            if alternatives.iter().any(Vec::is_empty) {
+                rules.insert(i64::from(*number), vec![]);
+            } else if !alternatives.is_empty() {
+                let all = alternatives.into_iter().map(|all| SeccompRule::new(all).unwrap()).collect();
+                rules.insert(i64::from(*number), all);
+            }
+        }
+        let architecture = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, architecture).unwrap();
+        let program: BpfProgram = filter.try_into().unwrap();
+        program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn the_policies_of_sandboxes_allow_what_another_compiler_makes_of_them(calls in real_calls()) {
+            for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+                let (ours, theirs) = (instructions(&filter), allowed_elsewhere(&policy));
+                for &(number, arguments) in calls.iter().filter(|(number, _)| *number < 1 << 30) {
+                    let allowed = [&ours, &theirs]
+                        .map(|program| run(program, OWN_ARCHITECTURE, number, &arguments) == Some(libc::SECCOMP_RET_ALLOW));
+                    prop_assert_eq!(allowed[0], allowed[1], "{} {:x?}", number, arguments);
+                }
+            }
+        }
+
+        #[test]
+        fn the_hardened_program_says_what_its_policy_says_and_allows_nothing_that_the_other_refuses(calls in real_calls()) {
+            let (usual, narrow, filter) = (sandbox_policy(), hardened_policy(), Filter::hardened());
+            let program = instructions(&filter);
+            for (number, arguments) in calls {
+                let verdict = narrow.decide(number, &arguments);
+                prop_assert_eq!(run(&program, OWN_ARCHITECTURE, number, &arguments), Some(returned(verdict)));
+                let allowed = usual.decide(number, &arguments) == Verdict::Allow;
+                prop_assert!(allowed || verdict != Verdict::Allow, "{} {:x?}", number, arguments);
+            }
+        }
 
         #[test]
         fn the_program_says_what_the_policy_says(policy in policy(), calls in calls()) {
@@ -259,10 +449,11 @@ fn no_call_is_both_allowed_and_refused_and_each_has_a_reason() {
 #[test]
 fn the_search_is_shallow() {
     // Instructions that run for calls decided by number alone: the tree's depth, not the list's length.
-    let program = instructions(&Filter::sandbox());
-    let policy = sandbox_policy();
-    for (&number, rule) in policy.rules.iter().filter(|(_, rule)| rule.clauses.is_empty()) {
-        let steps = super::interpret::steps(&program, OWN_ARCHITECTURE, number);
-        assert!(steps <= 20, "{number} {rule:?} takes {steps} instructions");
+    for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+        let program = instructions(&filter);
+        for (&number, rule) in policy.rules.iter().filter(|(_, rule)| rule.clauses.is_empty()) {
+            let steps = super::interpret::steps(&program, OWN_ARCHITECTURE, number);
+            assert!(steps <= 20, "{number} {rule:?} takes {steps} instructions");
+        }
     }
 }
