@@ -66,6 +66,9 @@ bench)
     need /usr/bin/crun crun
     need /bin/busybox busybox-static
     need_command jq jq
+    need_command curl curl
+    # Of the Docker engine that scripts/docker.sh unpacks.
+    ldconfig -p | grep -q libdevmapper || missing+=(libdevmapper1.02.1)
     ;;
 *)
     [ "$task" = run ] || { echo "error: no task \`$task\`" >&2; exit 2; }
