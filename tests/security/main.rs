@@ -3,6 +3,7 @@
 
 mod crossing;
 mod document;
+mod exploits;
 mod load;
 mod points;
 mod rootless;
