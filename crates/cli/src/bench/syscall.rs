@@ -100,9 +100,9 @@ pub fn measure() -> Outcome {
     let zero = File::open("/dev/zero").map_err(fail("cannot open /dev/zero"))?;
     let mut byte = [0];
     let costs = Costs {
-        getppid: cost(|| drop(rustix::process::getppid())),
-        read: cost(|| drop(rustix::io::read(&zero, &mut byte))),
-        prctl: cost(|| drop(rustix::process::dumpable_behavior())),
+        getppid: cost(|| _ = rustix::process::getppid()),
+        read: cost(|| _ = rustix::io::read(&zero, &mut byte)),
+        prctl: cost(|| _ = rustix::process::dumpable_behavior()),
     };
     print::json(&costs)
 }
