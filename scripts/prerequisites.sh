@@ -43,6 +43,8 @@ test)
     need /usr/bin/bwrap bubblewrap        # rivals in the comparison
     need /usr/sbin/runc runc
     need /usr/sbin/lynis lynis            # an auditor, run inside
+    need /usr/bin/stress-ng stress-ng     # hostile loads, run inside
+    need /usr/bin/trinity trinity
     ;;
 test-vm)
     need /usr/bin/qemu-system-x86_64 qemu-system-x86
