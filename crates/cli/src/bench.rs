@@ -6,6 +6,7 @@ mod limits;
 mod node;
 mod program;
 mod rest;
+mod syscall;
 
 use crate::{
     failure::{Failure, Outcome},
@@ -21,7 +22,7 @@ Examples:
   csb bench cold --n 200
   csb bench density --n 500 --json | jq .kib_each
 
-Times are milliseconds. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
+Times are milliseconds, but for `syscall`. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
 Every sandbox that is counted has run a command.")]
 pub struct BenchArgs {
     /// What to measure
@@ -60,8 +61,13 @@ enum What {
     Run,
     /// `run`, in turn with bwrap, runc, crun, runsc and docker where they are
     CompareRun,
-    /// One more command in a container of runc, crun and docker, to set beside `exec`
+    /// One more command in a container of runc, crun, runsc and docker, to set beside `exec`
     CompareExec,
+    /// Make system calls inside a sandbox and outside, in turn; nanoseconds of each
+    Syscall,
+    /// What `syscall` runs on each side
+    #[value(hide = true)]
+    SyscallLoop,
 }
 
 pub fn bench(args: BenchArgs, json: bool) -> Outcome {
@@ -82,6 +88,11 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),
         What::CompareExec => return show_all(&compare::exec(n(50))?, json),
+        What::Syscall => {
+            let report = syscall::syscall(n(10))?;
+            return if json { print::json(&report) } else { print::line(report.to_string()) };
+        }
+        What::SyscallLoop => return syscall::measure(),
     };
     show(&report, json)
 }

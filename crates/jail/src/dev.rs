@@ -76,7 +76,8 @@ pub(crate) fn attach_own(root: &OwnedFd) -> Result<(), Failure> {
 /// Puts `/dev/pts` below `root`, which has `/dev`.
 pub(crate) fn attach_terminals(root: &OwnedFd) -> Result<(), Failure> {
     // The kernel has one pool of terminals for all (`kernel.pty.max`): without a limit one sandbox could take every one.
-    let pts = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0666")), ("max", Some("64"))];
+    // A terminal is its maker's, also among the users of one sandbox.
+    let pts = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0600")), ("max", Some("64"))];
     let target = open_beneath(root, "dev/pts").step("mount /dev/pts")?;
     Tree::new("devpts", &pts, Attributes { devices: true, ..Attributes::NO_EXEC })
         .and_then(|tree| tree.attach(target))

@@ -58,10 +58,13 @@ impl From<OwnedFd> for Tree {
 }
 
 impl Tree {
-    /// The file system of a block device, without device nodes and set-user-id files.
-    pub fn of_device(device: &str, kind: &str) -> io::Result<Self> {
+    /// The file system of a block device, without device nodes and set-user-id files. Each option is a flag.
+    pub fn of_device(device: &str, kind: &str, options: &[&str]) -> io::Result<Self> {
         let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(context.as_fd(), "source", device)?;
+        for option in options {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), *option)?;
+        }
         rustix::mount::fsconfig_create(context.as_fd())?;
         let flags = Attributes::default().flags() | MountAttrFlags::MOUNT_ATTR_NOATIME;
         Ok(Self(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
