@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -150,7 +151,10 @@ class Runner:
         text = result["stdout"] + result["stderr"]
         output = base64.b64decode(text) if result.get("encoding") == "base64" else text.encode()
         killed_by = why or result.get("killed_by")
-        return _shell.response(output, result["exit_code"], bool(result.get("truncated")), killed_by, seconds)
+        if result["exit_code"] == 128 + signal.SIGXFSZ:
+            killed_by = "quota"
+        exit_code = 137 if why else result["exit_code"]
+        return _shell.response(output, exit_code, bool(result.get("truncated")), killed_by, seconds)
 
 
 def _signal(process: asyncio.subprocess.Process, send: Any) -> None:

@@ -106,6 +106,8 @@ def stored(state: State) -> dict[str, Stored]:
         if path is None or path == "/":
             continue
         if key.endswith("/"):
+            if path in _paths.GIVEN:
+                continue
             files[path] = Stored(b"", MARK, 0, True)
         else:
             files[path] = Stored(content(value), mode(value), _mtime(value))

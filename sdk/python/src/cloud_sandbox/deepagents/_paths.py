@@ -42,6 +42,8 @@ def parent(path: str) -> str:
 
 # Directories at the top that a template has and that are not the sandbox's user's.
 _TEMPLATES = SYSTEM | {"home", "media", "mnt", "opt", "srv"}
+# Directories at the top that every sandbox has and that its user may write to.
+GIVEN = frozenset([HOME, "/tmp"])
 _JUNK = frozenset(["__pycache__"])
 
 

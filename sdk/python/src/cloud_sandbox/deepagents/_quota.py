@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from ._tree import Tree
 
-INTERVAL = 0.05
+INTERVAL = 0.02
 """Seconds between two looks."""
 SLACK = 1 << 20
 """Bytes that may be written unseen, and that a command may add where the quota is used up: it has to clean up."""

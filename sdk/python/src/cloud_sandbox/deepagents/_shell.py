@@ -10,7 +10,9 @@ from deepagents.backends.protocol import ExecuteResponse
 
 # One argument has at most 128 KiB (execve(2)); a longer line is read from stdin.
 LONGEST_ARGUMENT = 100_000
+# Exit codes of `timeout` and `docker exec` for the same.
 TIMED_OUT = 124
+NOT_RUN = 125
 
 _PICK = "if command -v bash >/dev/null 2>&1; then s=bash; else s=sh; fi; "
 # The two streams as one: their order is then what the command did.

@@ -19,6 +19,7 @@ from typing import Optional
 MOST_LINKS = 40
 """As the kernel has it (path_resolution(7))."""
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 TEMPORARY = ".csb-write-"
 
@@ -26,11 +27,13 @@ TEMPORARY = ".csb-write-"
 class Entry:
     """One file or directory: its path from the root, without a slash at the beginning, and what is known of it."""
 
-    __slots__ = ("path", "status")
+    __slots__ = ("path", "status", "_directory", "_name")
 
-    def __init__(self, path: str, status: os.stat_result) -> None:
+    def __init__(self, path: str, status: os.stat_result, directory: int, name: str) -> None:
         self.path = path
         self.status = status
+        self._directory = directory
+        self._name = name
 
     @property
     def is_dir(self) -> bool:
@@ -41,6 +44,11 @@ class Entry:
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return stat.S_ISREG(self.status.st_mode)
+
+    def read(self, most: int) -> bytes:
+        """A regular file's first bytes. Only while the walk that gave this entry stands at it."""
+        with os.fdopen(_regular(self._name, self._directory), "rb") as file:
+            return file.read(most)
 
 
 class Tree:
@@ -114,28 +122,18 @@ class Tree:
                 raise
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=directory)
-            made = os.open(name, _DIRECTORY, dir_fd=directory)
+            made = os.open(name, _LISTED, dir_fd=directory)
             _give(made, directory)
-            return made
+            os.close(made)
         return os.open(name, _DIRECTORY, dir_fd=directory)
-
-    def _open(self, path: str) -> int:
-        with self._place(path) as (directory, name):
-            fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISREG(mode):
-            return fd
-        os.close(fd)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        raise OSError(errno.EINVAL, "it is neither a file nor a directory")
 
     # -- files ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def reading(self, path: str) -> Iterator[int]:
         """A descriptor of a regular file."""
-        fd = self._open(path)
+        with self._place(path) as (directory, name):
+            fd = _regular(name, directory)
         try:
             yield fd
         finally:
@@ -180,25 +178,25 @@ class Tree:
 
     # -- directories ------------------------------------------------------------------------------------------
 
-    def list(self, path: str) -> list[Entry]:
-        """What is in a directory."""
-        with self._place(path) as (directory, name):
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            return sorted(_entries(fd, ""), key=lambda entry: entry.path)
-        finally:
-            os.close(fd)
-
     def walk(self, path: str) -> Iterator[Entry]:
         """Everything below a directory, not through links. What cannot be read is left out. A file is itself alone."""
         with self._place(path) as (directory, name):
             if name != ".":
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if not stat.S_ISDIR(status.st_mode):
-                    yield Entry("", status)
+                    yield Entry("", status, directory, name)
                     return
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            fd = os.open(name, _LISTED, dir_fd=directory)
         yield from _walk(fd, "")
+
+    def list(self, path: str) -> list[Entry]:
+        """What is in a directory."""
+        with self._place(path) as (directory, name):
+            fd = os.open(name, _LISTED, dir_fd=directory)
+        try:
+            return sorted(_entries(fd, ""), key=lambda entry: entry.path)
+        finally:
+            os.close(fd)
 
 
 def _link(name: str, directory: int) -> Optional[str]:
@@ -208,21 +206,22 @@ def _link(name: str, directory: int) -> Optional[str]:
         return None
 
 
+def _regular(name: str, directory: int) -> int:
+    fd = os.open(name, os.O_RDONLY | _FILE, dir_fd=directory)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is neither a file nor a directory")
+
+
 def _give(fd: int, directory: int) -> None:
     """What root makes belongs to the owner of the directory, so that commands, who are that owner, may change it."""
     if os.geteuid() == 0:
         status = os.fstat(directory)
-        if fd_is_path(fd):
-            os.chown(f"/proc/self/fd/{fd}", status.st_uid, status.st_gid)
-        else:
-            os.fchown(fd, status.st_uid, status.st_gid)
-
-
-def fd_is_path(fd: int) -> bool:
-    """Whether a descriptor only names its file (`O_PATH`)."""
-    import fcntl
-
-    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH)
+        os.fchown(fd, status.st_uid, status.st_gid)
 
 
 def _entries(fd: int, above: str) -> Iterator[Entry]:
@@ -230,7 +229,7 @@ def _entries(fd: int, above: str) -> Iterator[Entry]:
         for item in found:
             with contextlib.suppress(FileNotFoundError):
                 if not item.name.startswith(TEMPORARY):
-                    yield Entry(above + item.name, item.stat(follow_symlinks=False))
+                    yield Entry(above + item.name, item.stat(follow_symlinks=False), fd, item.name)
 
 
 def _walk(fd: int, above: str) -> Iterator[Entry]:
@@ -239,10 +238,11 @@ def _walk(fd: int, above: str) -> Iterator[Entry]:
         for entry in entries:
             yield entry
             if entry.is_dir:
-                name = entry.path[len(above) :]
-                with contextlib.suppress(OSError):
-                    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                    yield from _walk(inner, entry.path + "/")
+                try:
+                    inner = os.open(entry.path[len(above) :], _LISTED, dir_fd=fd)
+                except OSError:
+                    continue
+                yield from _walk(inner, entry.path + "/")
     finally:
         os.close(fd)
 
@@ -254,7 +254,7 @@ def _remove(name: str, directory: int) -> None:
     except (IsADirectoryError, PermissionError) as error:
         if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             raise error
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    fd = os.open(name, _LISTED, dir_fd=directory)
     try:
         for inner in os.listdir(fd):
             _remove(inner, fd)

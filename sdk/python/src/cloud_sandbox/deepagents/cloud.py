@@ -32,14 +32,12 @@ from ..errors import CloudSandboxError, SandboxGone, SandboxNotFound, SandboxRel
 from ..models import ResourceRequest, SandboxInfo
 from . import _contract, _reaper
 from ._async.bench import AsyncBench
-from ._shell import Habits
+from ._shell import NOT_RUN, Habits
 from ._sync.bench import Bench
 
 T = TypeVar("T")
 DAY = 86_400.0
 GONE = (SandboxGone, SandboxNotFound, SandboxReleasing)
-NOT_RUN = 125
-"""Exit code where a command could not be run."""
 
 
 class CloudSandboxBackend(SandboxBackendProtocol):

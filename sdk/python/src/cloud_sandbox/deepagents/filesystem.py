@@ -279,7 +279,7 @@ class FilesystemSandboxBackend(SandboxBackendProtocol):
             if not entry.is_file or (wanted is not None and not wanted.matches(name)):
                 continue
             try:
-                data = self._tree.read(f"{root}/{entry.path}".rstrip("/"), MOST_SEARCHED)
+                data = entry.read(MOST_SEARCHED)
             except OSError:
                 continue  # it went away, or it is not for us to read
             yield self._outside(root, entry.path), entry.status.st_size, _text.lines_with(data, pattern)

@@ -38,6 +38,7 @@ from ...errors import (
     NotARegularFile,
     NotEmpty,
     PermissionDenied,
+    SandboxLimit,
 )
 from ...models import FileEntry
 from .. import _contract, _paths, _shell, _text
@@ -65,7 +66,10 @@ OF_FILES = (
     NotARegularFile,
     NotEmpty,
     PermissionDenied,
+    # The helper that does the work is a process too.
+    SandboxLimit,
 )
+FULL = "the sandbox's limit of processes or memory is reached by what earlier commands left running"
 
 
 def reason(error: CloudSandboxError) -> str:
@@ -93,15 +97,19 @@ class AsyncBench:
         """Runs a line of a shell."""
         argv, stdin = _shell.program(command)
         seconds = self._habits.seconds(timeout)
-        result = await self.sandbox.run_command(
-            argv,
-            timeout=seconds,
-            env=self._habits.env,
-            cwd=self._habits.cwd,
-            user=self._user,
-            stdin=stdin,
-            max_output_bytes=self._habits.most_output,
-        )
+        try:
+            result = await self.sandbox.run_command(
+                argv,
+                timeout=seconds,
+                env=self._habits.env,
+                cwd=self._habits.cwd,
+                user=self._user,
+                stdin=stdin,
+                max_output_bytes=self._habits.most_output,
+            )
+        except SandboxLimit:
+            # It is for the agent to know: its own commands did it.
+            return _shell.response(b"", _shell.NOT_RUN, note=FULL)
         return _shell.response(
             result.stdout_bytes + result.stderr_bytes, result.exit_code, result.truncated, result.killed_by, seconds
         )

@@ -97,7 +97,7 @@ class Mirror:
                 continue
             if entry.is_dir:
                 # The others are told by what is in them.
-                if path not in parents:
+                if path not in parents and path not in _paths.GIVEN:
                     changes.directories.append(path)
                 continue
             grown = max(0, entry.size - (before.size if before else 0))
