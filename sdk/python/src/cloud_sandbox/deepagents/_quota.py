@@ -48,10 +48,20 @@ class Quota:
             return self._look(leader) and (self._bytes > most[0] or self._entries > most[1])
 
     def room(self, size: int) -> bool:
-        """Whether a file of this size may be added."""
+        """Whether a file of this size may be added; if so, it counts."""
         with self._lock:
             self._look(0)
-            return self._bytes + size <= self.most_bytes and self._entries < self.most_entries
+            if not self._has_room(size):
+                self._counted = -TRUST
+                self._look(0)
+            fits = self._has_room(size)
+            if fits:
+                self._bytes += size
+                self._entries += 1
+            return fits
+
+    def _has_room(self, size: int) -> bool:
+        return self._bytes + size <= self.most_bytes and self._entries < self.most_entries
 
     def _look(self, leader: int) -> bool:
         """Counts anew, if something was written since; returns whether it did."""

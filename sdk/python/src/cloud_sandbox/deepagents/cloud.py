@@ -133,6 +133,21 @@ class CloudSandboxBackend(SandboxBackendProtocol):
     def _create(self, client: Client) -> SandboxInfo:
         return Sandbox.create(client=client, **self._request).info
 
+    def reset(self) -> None:
+        """Releases the sandbox; what comes next has a fresh one. So a backend may serve another user."""
+        if self._theirs:
+            raise CloudSandboxError("a sandbox that was given to this backend is not its own to release")
+        with self._lock:
+            info, self._info = self._info, None
+            if self._finalizer is not None:
+                self._finalizer.detach()
+        if info is not None:
+            self._release(info)
+
+    async def areset(self) -> None:
+        """As `reset`."""
+        await asyncio.to_thread(self.reset)
+
     def cleanup(self) -> None:
         """Releases the sandbox with its files and processes. A second time does nothing."""
         info = self._close()
@@ -140,15 +155,20 @@ class CloudSandboxBackend(SandboxBackendProtocol):
             # A connection can be closed only by the event loop that it belongs to.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_close_there, loop, client)
-        if info is not None:
-            with contextlib.suppress(*GONE):
-                self._client.transport.request("DELETE", f"/api/v1/sandboxes/{info.sandbox_id}")
-            _reaper.let_go(info.sandbox_id)
-        self._client.close()
+        try:
+            if info is not None:
+                self._release(info)
+        finally:
+            self._client.close()
 
     async def acleanup(self) -> None:
         """Releases the sandbox with its files and processes. A second time does nothing."""
         await asyncio.to_thread(self.cleanup)
+
+    def _release(self, info: SandboxInfo) -> None:
+        with contextlib.suppress(*GONE):
+            self._client.transport.request("DELETE", f"/api/v1/sandboxes/{info.sandbox_id}")
+        _reaper.let_go(info.sandbox_id)
 
     def _close(self) -> Optional[SandboxInfo]:
         """Ends its use; returns the sandbox if it is to be released."""
