@@ -333,7 +333,9 @@ class Bench:
         entries = self.sandbox.list_files("/", limit=MOST_ENTRIES, user=self._user)
         return [entry for entry in entries if entry.name not in _paths.SYSTEM]
 
-    def _grep_here(self, pattern: str, root: str, wanted: Optional[Pattern], max_count: Optional[int]) -> GrepResult:
+    def _grep_here(
+        self, pattern: str, root: str, wanted: Optional[Pattern], max_count: Optional[int]
+    ) -> GrepResult:
         """The same where the template has no `grep`: files are read one after the other."""
         entries, cut = self._below(root)
         matches: list[GrepMatch] = []
