@@ -71,13 +71,10 @@ def test_a_program_that_ends_leaves_no_sandbox(server: Server) -> None:
 
 
 def test_a_program_that_is_killed_leaves_its_sandbox_to_its_lifetime(server: Server) -> None:
-    code = (
-        "import os\nfrom cloud_sandbox.deepagents import CloudSandboxBackend\n"
-        f"kept = CloudSandboxBackend(base_url={server.url!r}, user_id='cloud', lifetime=2)\n"
-        "print(kept.id, flush=True)\nos.kill(os.getpid(), 9)\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    until_gone(server, ran.stdout.strip())
+    backend = make(server, lifetime=2)
+    until_gone(server, backend.id)
+    with make(server) as usual:
+        assert usual.start().expires_at is not None
 
 
 def test_a_sandbox_of_somebody_else_is_used_and_left(server: Server) -> None:

@@ -6,7 +6,9 @@ import inspect
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +78,12 @@ class TestFilesystemHost(SandboxIntegrationTests):
 def test_there_are_as_many_as_we_say() -> None:
     tests = [name for name, _ in inspect.getmembers(SandboxIntegrationTests) if name.startswith("test_")]
     assert len(tests) == 86
+
+
+def test_the_differences_are_of_tests_that_exist() -> None:
+    folder = Path(__file__).parent
+    rules = tomllib.loads((folder / "differences.toml").read_text())["rule"]
+    ours = "".join(file.read_text() for file in folder.glob("test_*.py"))
+    for rule in rules:
+        assert all(hasattr(SandboxIntegrationTests, test) for test in rule["tests"])
+        assert f"def {rule['instead']}(" in ours
