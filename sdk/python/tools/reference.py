@@ -111,13 +111,15 @@ def methods(module: str, name: str) -> str:
 
 def records() -> str:
     """What calls return."""
-    tree = ast.parse((CODE / "models.py").read_text())
+    every = ast.parse((CODE / "_records.py").read_text()).body + ast.parse((CODE / "models.py").read_text()).body
+    classes = {node.name: node for node in every if isinstance(node, ast.ClassDef)}
     parts = ['## What calls return and take\n\nRecords can be read as `record.field` and as `record["field"]`.\n']
     rows = []
-    for kind in tree.body:
-        if not isinstance(kind, ast.ClassDef) or kind.name in ("Record", "CommandFailed"):
-            continue
-        fields = [ast.unparse(node.target) for node in kind.body if isinstance(node, ast.AnnAssign)] + [
+    for kind in classes.values():
+        if kind.name in ("ExecRecord", "FileRecord", "CommandFailed"):
+            continue  # the first two are shown as what is made of them
+        above = [node for base in kind.bases for node in getattr(classes.get(ast.unparse(base)), "body", [])]
+        fields = [ast.unparse(node.target) for node in [*above, *kind.body] if isinstance(node, ast.AnnAssign)] + [
             node.name for node in kind.body if isinstance(node, ast.FunctionDef) and is_public(node)
         ]
         fields = [field for field in fields if field not in ("from_json", "from_end")]
