@@ -1,4 +1,4 @@
-"""Writes `_records.py`, the objects of the API, from openapi/openapi.json; `--check` only says whether it is up to date.
+"""Writes `_records.py`, the objects of the API, from openapi/openapi.json; `--check` says whether it is up to date.
 
 What the contract has, the records have: names, types and descriptions are its own. Which of them an answer must have so
 that it is an answer at all is said here, and the order of fields, which is that of positional arguments; a field new in
