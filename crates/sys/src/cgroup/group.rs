@@ -201,12 +201,14 @@ impl Group {
         Some((tree, file, quota.trim().to_owned()))
     }
 
-    /// Lets a group that is about to be killed end without waiting for its turns, if it ever had to wait for one. There is no way
-    /// back but `set_limits`.
+    /// Lets a group that is about to be killed end without waiting for its turns, if it has less than a CPU or ever waited for one:
+    /// lifting the limit makes the kernel look at every group of the host. There is no way back but `set_limits`.
     pub fn hasten(&self) {
-        let tree = self.root.trees.iter().find(|tree| tree.has(Controller::Cpu));
-        let stat = tree.and_then(|tree| self.text(tree, "cpu.stat").ok());
-        if stat.is_none_or(|stat| files::keyed(&stat, "nr_throttled") > 0) {
+        let Some(tree) = self.root.trees.iter().find(|tree| tree.has(Controller::Cpu)) else { return };
+        let file = if tree.version == Version::V1 { "cpu.cfs_quota_us" } else { "cpu.max" };
+        let quota = self.text(tree, file).ok().and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        let waited = self.text(tree, "cpu.stat").map_or(1, |stat| files::keyed(&stat, "nr_throttled"));
+        if waited > 0 || quota.is_none_or(|quota| quota < PERIOD_MICROS) {
             self.lift_cpu();
         }
     }
