@@ -14,9 +14,9 @@ pub use sandboxes::{NewSandbox, SandboxRow};
 pub use sessions::SessionRow;
 
 use sqlx::{
-    ConnectOptions, SqlitePool,
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
     migrate::Migrator,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous, SqliteTransactionManager},
 };
 use std::{os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
@@ -87,7 +87,8 @@ impl Db {
             .busy_timeout(Duration::from_secs(10))
             .disable_statement_logging();
         let pool = |most| SqlitePoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(20));
-        let write = pool(1).connect_with(options.clone()).await.map_err(|e| fail(e.into()))?;
+        let write = pool(1).after_release(|connection, _| Box::pin(is_outside_transactions(connection)));
+        let write = write.connect_with(options.clone()).await.map_err(|e| fail(e.into()))?;
         MIGRATIONS.run(&write).await.map_err(|e| fail(e.into()))?;
         let read = pool(4).connect_with(options).await.map_err(|e| fail(e.into()))?;
         Ok(Self { write, read })
@@ -98,6 +99,16 @@ impl Db {
         self.read.close().await;
         self.write.close().await;
     }
+}
+
+/// Whether a connection that is given back has ended its transaction; one that has not is closed, and another made.
+///
+/// SQLite ends a transaction by itself where the disk is full. Of that sqlx knows nothing: its count of transactions stays one too
+/// high, and with the next error it leaves one open, in which all later writes would be done and none kept.
+async fn is_outside_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Done after a rollback that is under way.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Milliseconds since 1970.

@@ -26,6 +26,25 @@ async fn the_file_is_readable_by_its_owner_only_and_opens_again() {
 }
 
 #[tokio::test]
+async fn what_is_written_after_the_disk_was_full_is_kept() {
+    let (_dir, db) = open().await;
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&db.write).await.unwrap();
+    let limit = |pages: i64| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")));
+    limit(pages).execute(&db.write).await.unwrap();
+    let mut stored = 0;
+    while db.add_sandbox(&sandbox(&format!("sb-{stored}"), "u", 1), None).await.is_ok() {
+        stored += 1;
+        assert!(stored < 10_000, "it never runs full");
+    }
+    limit(1 << 30).execute(&db.write).await.unwrap();
+    // Another failure, of an ordinary kind.
+    db.add_sandbox(&sandbox("sb-0", "u", 1), None).await.unwrap_err();
+    db.add_sandbox(&sandbox("sb-late", "u", 1), None).await.unwrap();
+    assert!(db.sandbox("sb-late").await.unwrap().is_some());
+    assert_eq!(db.live_sandboxes().await.unwrap().len(), stored + 1);
+}
+
+#[tokio::test]
 async fn pages_hold_every_sandbox_once_newest_first() {
     let (_dir, db) = open().await;
     for i in 0..7 {
