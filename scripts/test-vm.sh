@@ -98,7 +98,7 @@ done <<<"$built"
 mkdir -p "$place/initramfs/bin"
 cp /bin/busybox "$place/initramfs/bin/"
 install -m755 scripts/vm/init "$place/initramfs/init"
-for module in virtio_blk overlay loop; do
+for module in virtio_blk overlay loop libcrc32c erofs; do
     xz -dc "$(find "$kernel/lib/modules" -name "$module.ko.xz")" >"$place/initramfs/$module.ko"
 done
 (cd "$place/initramfs" && find . | cpio -o -H newc --quiet) >"$place/initramfs.cpio"
