@@ -29,6 +29,7 @@ test:
 	@scripts/prerequisites.sh test
 	cargo nextest run --workspace --locked --no-fail-fast
 	scripts/fuzz.sh 3
+	scripts/test-typescript.sh
 	scripts/test-python.sh
 
 # The engine's tests on another kernel, with cgroup v2 alone; see docs/guides/testing.md.
@@ -42,7 +43,7 @@ fuzz:
 	@scripts/prerequisites.sh fuzz
 	@scripts/fuzz.sh $(SECONDS)
 
-# Random use and accidents for so long, then a count of what is left. .ci/run does it where SOAK_MINUTES is set.
+# Random use and accidents for so long, then a count of what is left. .ci/run does it for five minutes.
 MINUTES = 60
 soak:
 	@scripts/prerequisites.sh soak

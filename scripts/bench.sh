@@ -7,7 +7,32 @@ rounds=${2:-100}
 cd "$(dirname "$0")/.."
 page=docs/reference/benchmarks.md
 
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+# Debian 12's gVisor is of 2022, before its faster way of catching system calls (systrap).
+if ! command -v runsc >/dev/null && files=$(scripts/unpacked.sh "$target/unpacked" trixie runsc); then
+    PATH=$PATH:$files/usr/bin
+fi
+# The client, of its own package from Debian 13 on.
+for package in docker-cli docker.io; do
+    command -v docker >/dev/null || { files=$(scripts/unpacked.sh "$target/unpacked" host $package 2>/dev/null) && PATH=$PATH:$files/usr/bin; }
+done
+if [ -z "${DOCKER_HOST:-}" ] && ! docker version >/dev/null 2>&1; then
+    engine=$target/docker-bench-$$
+    if DOCKER_HOST=$(scripts/docker.sh start "$engine"); then
+        export DOCKER_HOST
+        trap 'scripts/docker.sh stop "$engine"' EXIT
+    else
+        unset DOCKER_HOST
+    fi
+fi
+
 measure() { "$csb" --json bench "$@"; }
+versions() {
+    for program in bwrap runc crun runsc; do
+        ! command -v $program >/dev/null || $program --version 2>/dev/null | head -1
+    done
+    docker version --format 'Docker Engine {{.Server.Version}}' 2>/dev/null || true
+}
 row='"| \(.bench) | \(.n) | \(.p50) | \(.p90) | \(.p99) |"'
 
 cold=$(measure compare-run --n "$rounds")
@@ -20,12 +45,13 @@ exec_others=$(measure compare-exec --n "$rounds")
 release=$(measure release --n "$rounds")
 burst=$(measure burst --n "$rounds")
 density=$(measure density --n "$((rounds * 2))")
+syscall=$(measure syscall)
 
 table=$(
     echo "## $(date -u +%Y-%m-%d), $("$csb" --version)"
     echo
     echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(awk '/MemTotal/ {printf "%.0f", $2 / 1048576}' /proc/meminfo) GiB of memory, Linux $(uname -r), cgroups $("$csb" --json doctor 2>/dev/null | jq -r '.checks[] | select(.name == "cgroups") | .found'); load $(cut -d' ' -f1 /proc/loadavg)."
-    echo "Beside it: $(for p in bwrap runc crun docker; do command -v $p >/dev/null && $p --version 2>/dev/null | head -1; done | paste -sd ';' | sed 's/;/; /g')."
+    echo "Beside it: $(versions | paste -sd ';' | sed 's/;/; /g')."
     echo
     echo "Milliseconds."
     echo
@@ -46,6 +72,10 @@ table=$(
     jq -r "$row" <<<"$release"
     jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
     echo
+    echo "| one system call, nanoseconds | outside | inside | added |"
+    echo "| --- | --- | --- | --- |"
+    jq -r '.items[] | "| \(.call): \(.what) | \(.outside) | \(.inside) | \(.added) |"' <<<"$syscall"
+    echo
     echo "Sustained, $(jq .live <<<"$sustained") others live: $(jq .per_second <<<"$sustained") sandboxes a second made, used and released."
     echo "$(jq .live <<<"$density") sandboxes live at once, each of which had run code: $(jq .kib_each <<<"$density") KiB of host memory each."
 )
@@ -56,8 +86,9 @@ if [ ! -e "$page" ]; then
 
 `make bench` adds a section here. Everyone is measured in turn in the same run: one round runs each program once. "First output" is
 the first byte of `echo x` arriving at whoever started the program. What is compared does not do the same work: bubblewrap makes
-namespaces alone, without limits, system call filter or user ids of its own; runc and crun make a container with cgroups and a filter of a
-root file system that has only busybox; csb makes all of the `process` kind. Commands that run code through csb read `/bin/echo` of
+namespaces alone, without limits, system call filter or user ids of its own; runc and crun make a container with cgroups (what `runc spec` says: no
+filter) of a root file system that has only busybox; runsc (gVisor) puts a kernel of its own in between; Docker does what runc does, with
+a filter, through its engine, whose containers have no network here; csb makes all of the `process` kind. Commands that run code through csb read `/bin/echo` of
 the host with its shared libraries, while the containers run a static busybox.
 HEAD
 fi

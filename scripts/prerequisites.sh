@@ -43,6 +43,8 @@ test)
     need /usr/bin/bwrap bubblewrap        # rivals in the comparison
     need /usr/sbin/runc runc
     need /usr/sbin/lynis lynis            # an auditor, run inside
+    need /usr/bin/stress-ng stress-ng     # hostile loads, run inside
+    need /usr/bin/trinity trinity
     ;;
 test-vm)
     need /usr/bin/qemu-system-x86_64 qemu-system-x86
@@ -66,6 +68,9 @@ bench)
     need /usr/bin/crun crun
     need /bin/busybox busybox-static
     need_command jq jq
+    need_command curl curl
+    # Of the Docker engine that scripts/docker.sh unpacks.
+    ldconfig -p | grep -q libdevmapper || missing+=(libdevmapper1.02.1)
     ;;
 *)
     [ "$task" = run ] || { echo "error: no task \`$task\`" >&2; exit 2; }

@@ -71,6 +71,30 @@ def test_a_full_disk_of_the_server_is_told_and_loses_nothing(small: Server) -> N
     api.close()
 
 
+def test_a_full_disk_of_the_server_damages_no_sandbox_that_has_a_disk_of_its_own(small: Server) -> None:
+    api = small.api()
+    resources = {"disk": "12Mi", "inodes": 1000}
+    sandbox = api.create(storage="disk", resources=resources)
+    api.run(sandbox, "mkdir before && echo before > before/file")
+    refused = api("POST", "/sandboxes", json={"storage": "disk", "resources": {"disk": "64Mi"}})
+    assert (refused.status_code, refusal(refused)) == (503, "capacity"), refused.text
+
+    filler = fill(Path(small.data_dir))
+    fresh = api("POST", "/sandboxes", json={"storage": "disk", "resources": resources})
+    assert (fresh.status_code, refusal(fresh)) == (503, "capacity"), fresh.text
+    # All that was promised can be written, down to the disk; the status says so, for output needs room outside.
+    write = (
+        "head -c 11m /dev/urandom > big && for i in $(seq 300); do echo $i > before/$i; done"
+        " && sync big before before/300; echo $? > status"
+    )
+    assert api("POST", f"/sandboxes/{sandbox}/execs", json={"command": write}).status_code in (200, 503)
+    filler.unlink()
+    # Past the page cache, which would have it in any case.
+    check = "cat status before/file before/300; dd if=big iflag=direct bs=1M status=none | cmp - big && echo same"
+    assert api.run(sandbox, check)["stdout"] == "0\nbefore\n300\nsame\n"
+    api.close()
+
+
 def test_a_server_without_descriptors_says_so_and_goes_on_when_it_has_some() -> None:
     server = Server(nofile=160)
     try:

@@ -78,6 +78,38 @@ fn host_a_cpu_quota_is_kept_within_three_percent() {
 }
 
 #[test]
+fn host_cpu_weights_share_a_busy_cpu_within_ten_percent() {
+    let mut warden = Warden::start();
+    // One CPU for both, or nobody would have to share.
+    let code = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint('busy', flush=True)\nwhile True: pass";
+    let busy = |warden: &mut Warden, weight: u32| {
+        let sandbox = warden.create_with(Limits { cpu_weight: Some(weight), ..Limits::default() });
+        let mut running = sandbox.start(sandbox.plan(&["python3", "-c", code])).unwrap();
+        assert_eq!(running.line(), "busy");
+        (sandbox, running)
+    };
+    let (light, first) = busy(&mut warden, 100);
+    let (heavy, second) = busy(&mut warden, 300);
+    let share = |warden: &mut Warden, of: &Sandbox, to: &Sandbox| {
+        let before = (warden.usage(of).cpu_usec, warden.usage(to).cpu_usec);
+        std::thread::sleep(Duration::from_secs(3));
+        let used = (warden.usage(of).cpu_usec - before.0, warden.usage(to).cpu_usec - before.1);
+        used.0 as f64 / used.1 as f64
+    };
+    within_bounds("weights of 300 and 100 on one CPU", "to 1", 2.7..=3.3, || share(&mut warden, &heavy, &light));
+    // The other way round while both run.
+    warden.set_limits(&light, Limits { cpu_weight: Some(300), ..Limits::default() });
+    warden.set_limits(&heavy, Limits { cpu_weight: Some(100), ..Limits::default() });
+    within_bounds("the same exchanged", "to 1", 2.7..=3.3, || share(&mut warden, &light, &heavy));
+    for (sandbox, running) in [(light, first), (heavy, second)] {
+        sandbox.signal(&running.id, 9, true);
+        sandbox.wait(&running.id);
+        sandbox.assert_works();
+        warden.release(sandbox);
+    }
+}
+
+#[test]
 fn host_a_memory_limit_lets_a_program_touch_what_it_says_within_two_percent() {
     let mut warden = Warden::start();
     for megabytes in [64u64, 256] {

@@ -6,6 +6,7 @@ use csb_wire::{ExecPlan, FileRequest};
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    process::Command,
 };
 
 fn two() -> (Warden, Sandbox, Sandbox) {
@@ -164,5 +165,40 @@ fn the_hosts_private_places_are_not_there() {
     }
     assert_ne!(sandbox.sh_as("root", "echo x > /usr/bin/x").code, 0);
     assert_ne!(sandbox.sh_as("root", "chmod 777 /usr/bin/env").code, 0);
+    sandbox.assert_works();
+}
+
+/// Takes the root of a sandbox's mounts away, which only the host's root can, in a copy of its mount namespace, and lists what
+/// comes to light: directories, and what is in them.
+const UNCOVER: &str = r#"
+import ctypes, os, sys
+NEWNS, DETACH = 0x20000, 2
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) != 0:
+        sys.exit(f"{name}: {os.strerror(ctypes.get_errno())}")
+own = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY)
+call("setns", os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY), NEWNS)
+call("unshare", NEWNS)
+print("covered by", len(os.listdir("/usr")) > 0)
+call("umount2", b"/", DETACH)
+call("setns", os.open("mnt", os.O_RDONLY, dir_fd=own), NEWNS)
+for name in sorted(os.listdir("/")):
+    print(name, sum(len(files) + len(directories) for _, directories, files in os.walk("/" + name)))
+try:
+    os.mkdir("/new")
+except OSError as error:
+    print(os.strerror(error.errno))
+"#;
+
+#[test]
+fn what_a_sandboxs_root_covers_is_empty_and_the_hosts_files_are_not_below() {
+    let mut warden = Warden::start();
+    let sandbox = warden.create();
+    let seen = Command::new("python3").args(["-c", UNCOVER, &sandbox.pid.to_string()]).output().unwrap();
+    let text = String::from_utf8_lossy(&seen.stdout);
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+    let empty = "dev 0\nnothing 0\nproc 0\nroot 0\nwork 0\nRead-only file system\n";
+    assert_eq!(text, format!("covered by True\n{empty}"));
     sandbox.assert_works();
 }

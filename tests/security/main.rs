@@ -3,6 +3,7 @@
 
 mod crossing;
 mod document;
+mod exploits;
 mod hardened;
 mod load;
 mod points;

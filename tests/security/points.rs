@@ -150,7 +150,7 @@ fn no_link_leads_a_file_operation_out_of_the_sandbox(kind: Kind) {
 }
 
 /// A tar archive of one file, behind a link where one is given.
-fn archive(name: &str, link: Option<&str>) -> Vec<u8> {
+pub fn archive(name: &str, link: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut entry = |name: &str, kind: u8, link: &str, content: &[u8]| {
         let mut header = [0u8; 512];

@@ -508,6 +508,9 @@ static void set_id(const char *dir) {
     }
 }
 
+int main(int, char **);
+#include "exploits.h"
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "", *arg = argc > 2 ? argv[2] : "", *more = argc > 3 ? argv[3] : "";
 #define DO(name, call) if (!strcmp(what, name)) { call; return 0; }
@@ -537,6 +540,17 @@ int main(int argc, char **argv) {
     DO("stopper", stopper())
     DO("swapper", swapper(arg, more))
     DO("set-id", set_id(arg))
+    DO("clocks", clocks())
+    DO("proc-writes", proc_writes())
+    DO("release-agent", release_agent())
+    DO("init-signals", init_signals())
+    DO("trace", trace(arg))
+    DO("hunt", hunt())
+    DO("network", network())
+    DO("attributes", attributes())
+    DO("page-cache", page_cache(arg))
+    DO("threads", threads())
+    DO("others-terminal", others_terminal(arg))
     DO("open", TRY(arg, open_and_close(arg, more[0] == 'w' ? O_WRONLY : O_RDONLY)))
     fprintf(stderr, "probe: no attempt named `%s`\n", what);
     return 2;

@@ -3,6 +3,8 @@
 use std::{fs, path::PathBuf, process::Command, time::SystemTime};
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/security/probe.c");
+/// What it includes.
+const INCLUDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/security/exploits.h");
 
 /// Path of the compiled `probe`. Compiled anew when its source is newer.
 pub fn path() -> PathBuf {
@@ -13,7 +15,7 @@ pub fn path() -> PathBuf {
     let target = crate::target();
     let (built, fresh) = (target.join("csb-probe"), target.join(format!("csb-probe.{}", std::process::id())));
     let changed = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    if changed(&built) < changed(&PathBuf::from(SOURCE)) {
+    if [SOURCE, INCLUDED].into_iter().any(|source| changed(&built) < changed(&source.into())) {
         let made =
             Command::new("cc").args(["-O1", "-o"]).arg(&fresh).arg(SOURCE).status().expect("there is a C compiler");
         assert!(made.success(), "probe.c does not compile");

@@ -113,6 +113,7 @@ impl Warden {
         let mut warden = Self { conn, dir, owned, seq: 0, mode: Mode::Root, kind: Kind::Process };
         warden.send(&ToWarden::Hello { version: VERSION });
         let FromWarden::Welcome { mode, held: 0, .. } = warden.recv().0 else { panic!("no welcome") };
+        assert!(matches!(warden.recv().0, FromWarden::HeldEnd));
         warden.mode = mode;
         warden
     }
@@ -143,15 +144,12 @@ impl Warden {
     pub fn pid(&mut self) -> i32 {
         self.send(&ToWarden::Hello { version: VERSION });
         let mut pid = 0;
-        let mut left = 0;
         loop {
             match self.recv().0 {
-                FromWarden::Welcome { pid: own, held, .. } => (pid, left) = (own, held),
-                FromWarden::Held(_) => left -= 1,
+                FromWarden::Welcome { pid: own, .. } => pid = own,
+                FromWarden::Held(_) => {}
+                FromWarden::HeldEnd => return pid,
                 other => panic!("{other:?}"),
-            }
-            if left == 0 {
-                return pid;
             }
         }
     }

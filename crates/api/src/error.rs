@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 macro_rules! codes {
-    ($( $(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $hint:literal; )*) => {
+    // A literal that has been matched as one is not seen by the schema's derive.
+    ($( $(#[$doc:meta])* $name:ident = $code:tt, $status:literal, $hint:literal; )*) => {
         /// Why a request failed. The spelling is stable; clients branch on it, never on the message.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum ErrorCode {

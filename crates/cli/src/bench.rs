@@ -6,6 +6,7 @@ mod limits;
 mod node;
 mod program;
 mod rest;
+mod syscall;
 
 use crate::{
     failure::{Failure, Outcome},
@@ -21,7 +22,7 @@ Examples:
   csb bench cold --n 200
   csb bench density --n 500 --json | jq .kib_each
 
-Times are milliseconds. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
+Times are milliseconds, but for `syscall`. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
 Every sandbox that is counted has run a command.")]
 pub struct BenchArgs {
     /// What to measure
@@ -30,7 +31,7 @@ pub struct BenchArgs {
     /// How often, or how many [default: as fits]
     #[arg(long, value_name = "N")]
     n: Option<u32>,
-    /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained)
+    /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained, rest)
     #[arg(long, value_name = "N", default_value_t = 0)]
     live: u32,
     /// How the sandboxes of a node are isolated (cold, claim, exec, release, sustained, density)
@@ -54,14 +55,19 @@ enum What {
     Burst,
     /// Keep so many sandboxes that have run a command; memory of each
     Density,
-    /// Run a command through the HTTP API, until its end
+    /// Run a command through the HTTP API, until its end; and look at a sandbox
     Rest,
     /// Start `csb run -- echo`, the whole program, until its first output
     Run,
     /// `run`, in turn with bwrap, runc, crun, runsc and docker where they are
     CompareRun,
-    /// One more command in a container of runc, crun and docker, to set beside `exec`
+    /// One more command in a container of runc, crun, runsc and docker, to set beside `exec`
     CompareExec,
+    /// Make system calls inside a sandbox and outside, in turn; nanoseconds of each
+    Syscall,
+    /// What `syscall` runs on each side
+    #[value(hide = true)]
+    SyscallLoop,
 }
 
 pub fn bench(args: BenchArgs, json: bool) -> Outcome {
@@ -78,10 +84,15 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Sustained => node::sustained(n(1000), args.live, kind)?,
         What::Density => node::density(n(200), kind)?,
         What::Burst => rest::burst(n(100))?,
-        What::Rest => rest::rest(n(500))?,
+        What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),
         What::CompareExec => return show_all(&compare::exec(n(50))?, json),
+        What::Syscall => {
+            let report = syscall::syscall(n(10))?;
+            return if json { print::json(&report) } else { print::line(report.to_string()) };
+        }
+        What::SyscallLoop => return syscall::measure(),
     };
     show(&report, json)
 }

@@ -89,9 +89,9 @@ impl Client {
             Ok((frame, fds))
         };
         let (gone_sender, gone) = mpsc::unbounded_channel();
-        let (version, pid, mode, held) = loop {
+        let (version, pid, mode) = loop {
             match next().await?.0 {
-                FromWarden::Welcome { version, pid, mode, held } => break (version, pid, mode, held),
+                FromWarden::Welcome { version, pid, mode, .. } => break (version, pid, mode),
                 // News of a sandbox that ended between our connecting and our hello.
                 FromWarden::Gone { .. } => {}
                 _ => return Err(malformed("no welcome").into()),
@@ -101,8 +101,9 @@ impl Client {
             return Err(HelloError::Version { theirs: version });
         }
         let mut jails = Vec::new();
-        while jails.len() < held as usize {
+        loop {
             match next().await? {
+                (FromWarden::HeldEnd, _) => break,
                 (FromWarden::Held(jail), mut fds) if fds.len() == 1 => jails.push((jail, Conn::from(fds.remove(0)))),
                 (FromWarden::Gone { id, status }, _) => {
                     let _ = gone_sender.send((id, status));
@@ -150,7 +151,7 @@ impl Client {
                 FromWarden::Created { seq, .. } | FromWarden::Done { seq } | FromWarden::Usage { seq, .. } => {
                     (seq, Ok((frame, fds)))
                 }
-                FromWarden::Welcome { .. } | FromWarden::Held(_) => continue,
+                FromWarden::Welcome { .. } | FromWarden::Held(_) | FromWarden::HeldEnd => continue,
             };
             let waiter = self.waiting().as_mut().and_then(|waiting| waiting.remove(&seq));
             let unheard = match waiter {

@@ -4,6 +4,7 @@ use crate::{
     Host, Ids, Shell, Step, Tenant, Trees, dev,
     ids::{IDS, USER_ID},
     proc,
+    stage::{ROOT, WORK},
 };
 use csb_sys::{
     mount::{self, Attributes, Tree, make_beneath, open_beneath},
@@ -53,7 +54,7 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         write_hosts(&root, &plan.hostname).step("write /etc/hosts")?;
     }
     rustix::system::sethostname(plan.hostname.as_bytes()).step("set the host name")?;
-    mount::pivot_to(&root).step("enter the root")?;
+    mount::detach(WORK).and_then(|()| mount::cover_root(&root)).step("enter the root")?;
 
     let namespace = match ids.tenant {
         Some(namespace) => namespace,
@@ -66,7 +67,7 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
     Ok(Built { tenant: Tenant::new(namespace, host, plan), proc: shell.proc })
 }
 
-/// Mounts what takes the sandbox's writes, and makes it the working directory.
+/// Mounts what takes the sandbox's writes.
 fn mount_upper(plan: &JailPlan, disk: Option<Tree>) -> Result<(), Failure> {
     let upper = match disk {
         Some(disk) => disk,
@@ -78,40 +79,43 @@ fn mount_upper(plan: &JailPlan, disk: Option<Tree>) -> Result<(), Failure> {
             Tree::new("tmpfs", &options, Attributes::default()).step("mount the upper")?
         }
     };
-    fs::create_dir("upper").step("mount the upper")?;
-    upper.attach_at("upper".as_ref()).step("mount the upper")
+    upper.attach_at(WORK.as_ref()).step("mount the upper")
 }
 
 /// Mounts the overlay of layers and upper; a descriptor of its root.
 fn mount_root(host: &Host, plan: &JailPlan, ids: &Ids, layers: &[Tree]) -> Result<OwnedFd, Failure> {
     let mut lower = Vec::new();
     for (i, (tree, path)) in layers.iter().zip(&plan.layers).enumerate() {
-        let name = format!("l{i}");
+        let name = format!("{WORK}/{i}");
         fs::create_dir(&name).step("make a layer's mount point")?;
         tree.attach_at(name.as_ref()).step(&format!("mount the layer `{}`", path.display()))?;
         lower.push(name);
     }
-    for name in ["upper/up", "upper/work", "root"] {
+    let (upper, scratch) = (format!("{WORK}/up"), format!("{WORK}/work"));
+    for name in [&upper, &scratch] {
         fs::create_dir(name).step("make the upper's directories")?;
     }
-    rustix::fs::chmodat(rustix::fs::CWD, "upper/up", FileMode::from_raw_mode(0o755), AtFlags::empty())
+    rustix::fs::chmodat(rustix::fs::CWD, &upper, FileMode::from_raw_mode(0o755), AtFlags::empty())
         .step("make the upper's directories")?;
     if host.mode == Mode::Root {
         let (uid, gid) = (Uid::from_raw(ids.first_uid), Gid::from_raw(ids.first_uid));
-        rustix::fs::chown("upper/up", Some(uid), Some(gid)).step("make the upper's directories")?;
+        rustix::fs::chown(&upper, Some(uid), Some(gid)).step("make the upper's directories")?;
     }
     let lower = lower.join(":");
-    let mut options =
-        vec![("lowerdir", Some(lower.as_str())), ("upperdir", Some("upper/up")), ("workdir", Some("upper/work"))];
+    let mut options = vec![
+        ("lowerdir", Some(lower.as_str())),
+        ("upperdir", Some(upper.as_str())),
+        ("workdir", Some(scratch.as_str())),
+    ];
     match host.mode {
         // Renames of directories from a layer, and inode numbers that `readdir` and `stat` agree on.
         Mode::Root => options.extend([("redirect_dir", Some("on")), ("xino", Some("on"))]),
         Mode::Rootless => options.push(("userxattr", None)),
     }
     Tree::new("overlay", &options, Attributes::default())
-        .and_then(|tree| tree.attach_at("root".as_ref()))
+        .and_then(|tree| tree.attach_at(ROOT.as_ref()))
         .step("mount the root")?;
-    let root = open_beneath(rustix::fs::CWD, "root").step("mount the root")?;
+    let root = open_beneath(rustix::fs::CWD, ROOT).step("mount the root")?;
     if host.mode == Mode::Root && !host.idmap {
         give_to_user(&root, ids.first_uid).step("give the user its directories")?;
     }

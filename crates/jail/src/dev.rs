@@ -17,9 +17,9 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-fn tmpfs(devices: bool) -> Result<(Tree, OwnedFd), Failure> {
+fn tmpfs() -> Result<(Tree, OwnedFd), Failure> {
     let options = [("size", Some("64k")), ("nr_inodes", Some("32")), ("mode", Some("0755"))];
-    let tree = Tree::new("tmpfs", &options, Attributes { devices, ..Attributes::NO_EXEC }).step("make /dev")?;
+    let tree = Tree::new("tmpfs", &options, Attributes { devices: true, ..Attributes::NO_EXEC }).step("make /dev")?;
     let root = open_beneath(&tree, ".").step("make /dev")?;
     for name in ["pts", "shm"] {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)).step("make /dev")?;
@@ -30,9 +30,14 @@ fn tmpfs(devices: bool) -> Result<(Tree, OwnedFd), Failure> {
     Ok((tree, root))
 }
 
-/// One `/dev` for all sandboxes, with nodes of our own making; read-only, so it carries nothing from one to another.
-pub(crate) fn shared() -> Result<Tree, Failure> {
-    let (tree, root) = tmpfs(true)?;
+/// Puts `/dev` on `target`: with `nodes` of our own making and read-only, so that sandboxes can share it and it carries nothing
+/// from one to another; or, where an ordinary user makes it, with the host's nodes.
+pub(crate) fn attach(nodes: bool, target: &OwnedFd) -> Result<(), Failure> {
+    let (tree, root) = tmpfs()?;
+    if !nodes {
+        tree.attach(target).step("attach /dev")?;
+        return bind_nodes(&root);
+    }
     for (name, major, minor) in NODES {
         let mode = Mode::from_raw_mode(0o666);
         rustix::fs::mknodat(&root, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor))
@@ -42,7 +47,7 @@ pub(crate) fn shared() -> Result<Tree, Failure> {
     }
     let attributes = Attributes { devices: true, ..Attributes::READ_ONLY_NO_EXEC };
     tree.restrict(attributes, None, false).step("make /dev")?;
-    Ok(tree)
+    tree.attach(target).step("attach /dev")
 }
 
 /// Binds the host's own nodes, one by one, into an attached `/dev`: an ordinary user may not make any.
@@ -61,34 +66,18 @@ fn bind_nodes(dev: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Puts `/dev` and `/dev/pts` below `root`.
-pub(crate) fn attach(shared: Option<&Tree>, root: &OwnedFd) -> Result<(), Failure> {
-    let target = csb_sys::mount::make_beneath(root, "dev").step("make /dev")?;
-    match shared {
-        Some(shared) => {
-            let copy = shared.again().step("attach /dev")?;
-            let tree = copy.map_or_else(self::shared, Ok)?;
-            tree.attach(target).step("attach /dev")?;
-        }
-        None => {
-            let (tree, dev) = tmpfs(true)?;
-            tree.attach(target).step("attach /dev")?;
-            bind_nodes(&dev)?;
-        }
-    }
-    attach_terminals(root)
-}
-
 /// Puts a `/dev` that no other sandbox has on top of the one below `root`: whoever else has one of its files sees when that is
 /// opened or locked.
 pub(crate) fn attach_own(root: &OwnedFd) -> Result<(), Failure> {
-    shared()?.attach(open_beneath(root, "dev").step("make /dev")?).step("make /dev")?;
+    attach(true, &open_beneath(root, "dev").step("make /dev")?)?;
     attach_terminals(root)
 }
 
-fn attach_terminals(root: &OwnedFd) -> Result<(), Failure> {
+/// Puts `/dev/pts` below `root`, which has `/dev`.
+pub(crate) fn attach_terminals(root: &OwnedFd) -> Result<(), Failure> {
     // The kernel has one pool of terminals for all (`kernel.pty.max`): without a limit one sandbox could take every one.
-    let pts = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0666")), ("max", Some("64"))];
+    // A terminal is its maker's, also among the users of one sandbox.
+    let pts = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0600")), ("max", Some("64"))];
     let target = open_beneath(root, "dev/pts").step("mount /dev/pts")?;
     Tree::new("devpts", &pts, Attributes { devices: true, ..Attributes::NO_EXEC })
         .and_then(|tree| tree.attach(target))

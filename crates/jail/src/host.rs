@@ -1,13 +1,13 @@
-//! What all sandboxes of a host share, made once when the warden starts: facts about the kernel, the `/dev` every sandbox
-//! shows, the empty directory that hides parts of `/proc`, the compiled seccomp filter.
+//! What all sandboxes of a host share, made once when the warden starts: facts about the kernel, the stage they are built on, the
+//! compiled seccomp filter.
 
-use crate::{Step, dev, proc};
+use crate::{Step, proc, stage::Stage};
 use csb_sys::{mount::Tree, ns, seccomp::Filter};
 use csb_wire::{Failure, Mode};
 use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// See the module.
@@ -17,12 +17,8 @@ pub struct Host {
     pub mode: Mode,
     /// Whether layers on this host's file system can be id-mapped (not where it is itself an overlay).
     pub idmap: bool,
-    /// An empty directory of ours that every sandbox's own mount namespace mounts over while it is built.
-    pub(crate) stage: PathBuf,
-    /// `/dev` with its device nodes, read-only. None when rootless: nodes are then bound one by one.
-    pub(crate) dev: Option<Tree>,
-    /// An empty read-only directory.
-    pub(crate) nothing: Option<Tree>,
+    /// What every sandbox is built on.
+    pub(crate) stage: Stage,
     /// Paths of `/proc` to hide that exist on this kernel.
     pub(crate) hidden: proc::Hidden,
     /// The system call allowlist.
@@ -44,16 +40,14 @@ impl Host {
     pub fn prepare(run_dir: &Path) -> Result<Self, Failure> {
         let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let mode = if ids.0 == 0 { Mode::Root } else { Mode::Rootless };
-        let stage = run_dir.join("stage");
-        fs::create_dir_all(&stage).step("make the stage directory")?;
-        let stage = fs::canonicalize(&stage).step("make the stage directory")?;
+        let directory = run_dir.join("stage");
+        fs::create_dir_all(&directory).step("make the stage directory")?;
+        let directory = fs::canonicalize(&directory).step("make the stage directory")?;
         let root = mode == Mode::Root;
         Ok(Self {
             mode,
-            idmap: root && can_idmap(&stage),
-            stage,
-            dev: if root { Some(dev::shared()?) } else { None },
-            nothing: if root { Some(proc::nothing()?) } else { None },
+            idmap: root && can_idmap(&directory),
+            stage: if root { Stage::shared(&directory)? } else { Stage::Own(directory) },
             hidden: proc::Hidden::on_this_kernel(),
             filter: Filter::sandbox(),
             narrow_filter: Filter::hardened(),
@@ -99,7 +93,10 @@ impl Host {
 
     /// What a child needs open to build a sandbox.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        self.dev.iter().chain(&self.nothing).map(|tree| tree.as_fd().as_raw_fd()).collect()
+        match &self.stage {
+            Stage::Shared(namespace) => vec![namespace.as_raw_fd()],
+            Stage::Own(_) => vec![],
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One confined process tree: a shell (all that needs no plan), then what its plan takes from the host, then built, and how a
 //! command in it gives up every privilege.
 //!
-//! The order is the one that leaves a tenant nothing: cgroup, then mounts made by the host's root, pivot, Landlock; the user
+//! The order is the one that leaves a tenant nothing: cgroup, then mounts made by the host's root, its own root, Landlock; the user
 //! namespace is entered last, by each command, so that every mount belongs to a namespace the tenant has no rights in.
 //! Knows nothing of servers, frames' transport or the life of sandboxes.
 
@@ -11,6 +11,7 @@ mod host;
 mod ids;
 mod proc;
 mod shell;
+mod stage;
 mod step;
 mod tenant;
 mod trees;

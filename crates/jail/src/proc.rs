@@ -3,8 +3,8 @@
 //! Mounted and masked before anything of a tenant runs, by descriptors, so that no link can lead a mask or a write elsewhere
 //! (CVE-2019-19921, CVE-2025-52881).
 
-use crate::Step;
-use csb_sys::mount::{Attributes, Tree, make_beneath, open_beneath};
+use crate::{Step, stage::NOTHING};
+use csb_sys::mount::{Attributes, Tree, open_beneath};
 use csb_wire::Failure;
 use std::{fs, io, os::fd::OwnedFd, os::unix::fs::MetadataExt};
 
@@ -84,32 +84,24 @@ impl Hidden {
     }
 }
 
-/// The empty read-only directory that hides others.
+/// An empty read-only directory, to hide others.
 pub(crate) fn nothing() -> Result<Tree, Failure> {
     let options = [("size", Some("4k")), ("nr_inodes", Some("1")), ("mode", Some("0555"))];
     Tree::new("tmpfs", &options, Attributes::READ_ONLY_NO_EXEC).step("make the mask")
 }
 
-/// Mounts `/proc` below `root` and masks it. Returns the unmasked directory, for the init's own use.
-pub(crate) fn attach(hidden: &Hidden, shared: Option<&Tree>, root: &OwnedFd) -> Result<OwnedFd, Failure> {
-    let target = make_beneath(root, "proc").step("mount /proc")?;
+/// Mounts `/proc` below the stage `root` and masks it. Returns the unmasked directory, for the init's own use.
+pub(crate) fn attach(hidden: &Hidden, root: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let target = open_beneath(root, "proc").step("mount /proc")?;
     // A user sees only own processes: the init, and other users' commands, are invisible (proc(5), `hidepid`).
     let options = [("hidepid", Some("invisible"))];
     let tree = Tree::new("proc", &options, Attributes::NO_EXEC).step("mount /proc")?;
     tree.attach(target).step("mount /proc")?;
     let proc = open_beneath(root, "proc").step("mount /proc")?;
 
-    let own;
-    let nothing = match shared {
-        Some(shared) => shared,
-        None => {
-            own = nothing()?;
-            &own
-        }
-    };
     for name in &hidden.directories {
-        let mask = nothing.again().step("mask /proc")?.map_or_else(self::nothing, Ok)?;
-        open_beneath(&proc, name).and_then(|place| mask.attach(place)).step("mask /proc")?;
+        let mask = Tree::copy(root, NOTHING, false);
+        mask.and_then(|mask| mask.attach(open_beneath(&proc, name)?)).step("mask /proc")?;
     }
     for name in &hidden.files {
         let mask = Tree::copy(root, "dev/null", false);
@@ -126,12 +118,13 @@ pub(crate) fn attach(hidden: &Hidden, shared: Option<&Tree>, root: &OwnedFd) -> 
     Ok(proc)
 }
 
-/// Hides more of the `/proc` below `root`: all but processes and what is listed.
+/// Hides more of the `/proc` below `root`: all but processes and what is listed. The caller stands on its stage.
 pub(crate) fn narrow(hidden: &Hidden, root: &OwnedFd, proc: &OwnedFd) -> Result<(), Failure> {
-    let nothing = nothing()?;
+    // Not the one that all stages share.
+    nothing()?.attach_at(NOTHING.as_ref()).step("make the mask")?;
     for name in &hidden.more_directories {
-        let mask = nothing.again().step("mask /proc")?.map_or_else(self::nothing, Ok)?;
-        open_beneath(proc, name).and_then(|place| mask.attach(place)).step("mask /proc")?;
+        let mask = Tree::copy(rustix::fs::CWD, NOTHING, false);
+        mask.and_then(|mask| mask.attach(open_beneath(proc, name)?)).step("mask /proc")?;
     }
     for name in &hidden.more_files {
         let mask = Tree::copy(root, "dev/null", false);

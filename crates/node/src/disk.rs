@@ -2,9 +2,13 @@
 //!
 //! An image is needed only until it is mounted: its name is removed then, so nothing is left behind when the sandbox
 //! ends, however it ends.
+//!
+//! Its bytes are reserved: what a sandbox was told it wrote must not depend on what others left of the host's disk. A write
+//! that the host cannot take would be lost after the fact, or damage the file system inside.
 
 use crate::CreateError;
 use csb_types::{Limits, SandboxId};
+use rustix::fs::FallocateFlags;
 use std::{
     fs::{self, File},
     io,
@@ -32,6 +36,29 @@ impl Drop for Image {
     }
 }
 
+/// Takes all of the image's bytes from the host now.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            tracing::warn!(
+                "the data directory's file system reserves no space: a full disk can damage sandboxes with `storage: disk`"
+            );
+            file.set_len(bytes)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn refused(error: io::Error) -> CreateError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CreateError::Capacity {
+            limit: format!("disk space of the data directory ({error})"),
+            hint: "ask for less `disk`, free some, or move the data directory".into(),
+        },
+        _ => failed("make the disk image", error),
+    }
+}
+
 fn failed(step: &str, message: impl ToString) -> CreateError {
     CreateError::Jail { step: step.into(), message: message.to_string() }
 }
@@ -43,15 +70,17 @@ fn image_bytes(limits: &Limits) -> u64 {
     (content + content / 32 + (2 << 20)).next_multiple_of(4096)
 }
 
-/// Makes a sparse ext4 image for `limits`.
+/// Makes an ext4 image for `limits`.
 pub(crate) async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<Image, CreateError> {
     let image = Image { path: dir.join(format!("{id}.img")) };
-    let create = || -> io::Result<()> {
+    let bytes = image_bytes(limits);
+    let create = || -> io::Result<File> {
         fs::create_dir_all(dir)?;
         let file = File::options().write(true).create_new(true).mode(0o600).open(&image.path)?;
-        file.set_len(image_bytes(limits))
+        reserve(&file, bytes)?;
+        Ok(file)
     };
-    create().map_err(|error| failed("make the disk image", error))?;
+    let file = create().map_err(refused)?;
     let made = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard", "-b", "4096", "-I"])
         .arg(INODE.to_string())
@@ -71,6 +100,8 @@ pub(crate) async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<
         let said = String::from_utf8_lossy(&made.stderr);
         return Err(failed("run mkfs.ext4", said.lines().last().unwrap_or("it failed")));
     }
+    // Where a file is to be zero, mkfs.ext4 punches holes.
+    reserve(&file, bytes).map_err(refused)?;
     Ok(image)
 }
 

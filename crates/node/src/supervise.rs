@@ -121,7 +121,8 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     };
     let held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
     let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
-    let is_known = |id: &SandboxId| known.iter().any(|handle| handle.id() == id);
+    let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
+    let is_known = |id: &SandboxId| known_ids.contains(id);
     // Before the connection is in use: what is made through it must not be taken for left over.
     for id in entries.keys().filter(|id| !held_ids.contains(id) && !is_known(id)) {
         if let Err(error) = inner.ledger.remove(id) {

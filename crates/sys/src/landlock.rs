@@ -134,7 +134,7 @@ impl Ruleset {
         Ok(())
     }
 
-    /// The rule set of a sandbox, built on its own mounts: call it behind `pivot_root`, when `/` and `/dev` are its own.
+    /// The rule set of a sandbox, built on its own mounts: call it when `/` and `/dev` are its own.
     /// `None` where the kernel has no usable Landlock.
     ///
     /// Everything below `/` is allowed but making device files; controlling devices is allowed below `/dev` alone.

@@ -58,10 +58,13 @@ impl From<OwnedFd> for Tree {
 }
 
 impl Tree {
-    /// The file system of a block device, without device nodes and set-user-id files.
-    pub fn of_device(device: &str, kind: &str) -> io::Result<Self> {
+    /// The file system of a block device, without device nodes and set-user-id files. Each option is a flag.
+    pub fn of_device(device: &str, kind: &str, options: &[&str]) -> io::Result<Self> {
         let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(context.as_fd(), "source", device)?;
+        for option in options {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), *option)?;
+        }
         rustix::mount::fsconfig_create(context.as_fd())?;
         let flags = Attributes::default().flags() | MountAttrFlags::MOUNT_ATTR_NOATIME;
         Ok(Self(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?))
@@ -115,14 +118,6 @@ impl Tree {
         flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
         flags.set(OpenTreeFlags::AT_EMPTY_PATH, path.as_os_str().is_empty());
         Ok(Self(rustix::mount::open_tree(dir, path, flags)?))
-    }
-
-    /// A copy of a mount that is attached nowhere; none before Linux 6.15, which copies only what is attached.
-    pub fn again(&self) -> io::Result<Option<Self>> {
-        match Self::copy(self, "", false) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-            other => other.map(Some),
-        }
     }
 
     /// Adds restrictions, and maps owners as `namespace` does: an owner `inside` on disk is seen as `outside` (Linux 5.12).
@@ -231,5 +226,21 @@ pub fn pivot_to(root: impl AsFd) -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     // The old root lies on top of the new one now.
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/").map_err(Into::into)
+}
+
+/// Takes the mount at `path`, a name of ours, and all below it out of this mount namespace.
+pub fn detach(path: &str) -> io::Result<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH).map_err(Into::into)
+}
+
+/// Puts the mount that `root` is open on, which is attached below, over the root of this mount namespace, and makes it the
+/// process's root and working directory. No path leads to what is covered; only CAP_SYS_ADMIN in the namespace's owner uncovers
+/// it, so cover nothing but what may be seen. pivot_root(2) leaves nothing below, but looks at every process of the host.
+pub fn cover_root(root: impl AsFd) -> io::Result<()> {
+    rustix::process::fchdir(&root)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&root, "", rustix::fs::CWD, "/", flags)?;
+    rustix::process::chroot(".")?;
     rustix::process::chdir("/").map_err(Into::into)
 }

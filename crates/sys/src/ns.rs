@@ -114,9 +114,7 @@ pub fn unshare(flags: i32) -> io::Result<()> {
 
 /// Enters the user namespace behind a descriptor, with all capabilities there and none elsewhere.
 pub fn enter_user(namespace: impl AsFd) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: setns takes a descriptor and a flag.
-    crate::check::check(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), CLONE_NEWUSER) }).map(drop)
+    enter(namespace, CLONE_NEWUSER)
 }
 
 /// Inode of a process's cgroup namespace: a mark that its descendants inherit and none of them can change.
@@ -131,9 +129,23 @@ pub fn net_of(process: impl std::fmt::Display) -> io::Result<OwnedFd> {
 
 /// Moves the calling thread into a network namespace.
 pub fn enter_net(namespace: impl AsFd) -> io::Result<()> {
+    enter(namespace, process::CLONE_NEWNET)
+}
+
+/// The mount namespace of a process.
+pub fn mounts_of(process: i32) -> io::Result<OwnedFd> {
+    fs::File::open(format!("/proc/{process}/ns/mnt")).map(OwnedFd::from)
+}
+
+/// Moves the calling process, which has one thread, into a mount namespace: its root and working directory are that one's.
+pub fn enter_mounts(namespace: impl AsFd) -> io::Result<()> {
+    enter(namespace, process::CLONE_NEWNS)
+}
+
+fn enter(namespace: impl AsFd, kind: i32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     // SAFETY: setns takes a descriptor and a flag.
-    crate::check::check(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), process::CLONE_NEWNET) }).map(drop)
+    crate::check::check(unsafe { libc::setns(namespace.as_fd().as_raw_fd(), kind) }).map(drop)
 }
 
 /// Whether the network namespace that the caller is in, which has only a loopback device, is as good as new: no counter in it

@@ -74,7 +74,8 @@ impl Placeholder {
         // reaps it first. It calls nothing that allocates or locks.
         let pid = unsafe {
             let top = stack.as_mut_ptr().add(stack.len()).cast();
-            check(libc::clone(wait_for_the_end, top, flags | libc::CLONE_VM | SIGCHLD, ptr::null_mut()))?
+            // Without a signal at its end: who waits for signals of children is not to look for this one.
+            check(libc::clone(wait_for_the_end, top, flags | libc::CLONE_VM, ptr::null_mut()))?
         };
         Ok(Self { pid, _stack: stack })
     }
@@ -109,11 +110,16 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// A child that has ended: its pid and wait status. `None` when none has (or there is none).
+/// A child that has ended: its pid and wait status. `None` when none has (or there is none). The kernel looks at every child.
 pub fn reap() -> Option<(i32, i32)> {
+    reap_one(-1)
+}
+
+/// The same of one child.
+pub fn reap_one(pid: i32) -> Option<(i32, i32)> {
     let mut status = 0;
     // SAFETY: `status` is ours.
-    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    let pid = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) };
     (pid > 0).then_some((pid, status))
 }
 
@@ -122,7 +128,7 @@ pub fn wait(pid: i32) -> io::Result<i32> {
     let mut status = 0;
     loop {
         // SAFETY: `status` is ours.
-        match check(unsafe { libc::waitpid(pid, &mut status, 0) }) {
+        match check(unsafe { libc::waitpid(pid, &mut status, libc::__WALL) }) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other.map(|_| status),
         }
@@ -158,11 +164,18 @@ pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
     }
 }
 
-/// Takes the next pending signal from `signal_fd`.
-pub fn next_signal(fd: impl AsFd) -> Option<i32> {
+/// Takes the next pending signal from `signal_fd`, and the process it is about: of several children that end before we look, one
+/// is named.
+pub fn next_signal(fd: impl AsFd) -> Option<(i32, i32)> {
     let mut bytes = [0u8; mem::size_of::<libc::signalfd_siginfo>()];
     match rustix::io::read(fd, &mut bytes) {
-        Ok(n) if n == bytes.len() => Some(i32::from_ne_bytes(bytes[..4].try_into().expect("four bytes"))),
+        Ok(n) if n == bytes.len() => {
+            let field = |at: usize| i32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+            Some((
+                field(mem::offset_of!(libc::signalfd_siginfo, ssi_signo)),
+                field(mem::offset_of!(libc::signalfd_siginfo, ssi_pid)),
+            ))
+        }
         _ => None,
     }
 }
@@ -335,6 +348,14 @@ pub fn limit(resource: rustix::process::Resource, value: u64) -> io::Result<()> 
 pub fn raise_limit(resource: rustix::process::Resource) -> io::Result<()> {
     let maximum = rustix::process::getrlimit(resource).maximum;
     rustix::process::setrlimit(resource, rustix::process::Rlimit { current: maximum, maximum }).map_err(Into::into)
+}
+
+/// A copy of the descriptor `number` of another process (pidfd_getfd(2)), over which the caller has the rights of a tracer.
+/// The process is a child of ours that nobody has waited for, so its pid is still its own.
+pub fn take_descriptor(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    rustix::process::pidfd_getfd(process, number, rustix::process::PidfdGetfdFlags::empty()).map_err(Into::into)
 }
 
 /// Closes every descriptor from `first` on (close_range(2)).

@@ -37,12 +37,8 @@ pub(crate) struct Leavings {
     pub(crate) net: Option<OwnedFd>,
 }
 
-/// Besides a network namespace.
-const NAMESPACES: i32 = process::CLONE_NEWNS
-    | process::CLONE_NEWPID
-    | process::CLONE_NEWIPC
-    | process::CLONE_NEWUTS
-    | process::CLONE_NEWTIME;
+/// Besides a network namespace and, taken from the stage, a mount namespace.
+const NAMESPACES: i32 = process::CLONE_NEWPID | process::CLONE_NEWIPC | process::CLONE_NEWUTS | process::CLONE_NEWTIME;
 
 /// Processes of ours in each sandbox, its init and the one that waits for the next command: not the tenant's, not counted.
 pub(crate) const OURS: u32 = 2;
@@ -117,27 +113,18 @@ fn start(
     // A rootless init has its rights only in a namespace of its own; its parent writes the maps, so it waits for them.
     let rootless = host.mode == Mode::Rootless;
     if rootless {
-        flags |= process::CLONE_NEWUSER;
+        flags |= process::CLONE_NEWUSER | process::CLONE_NEWNS;
         // The init inherits it, makes its inner namespace, and drops it before anything of a tenant runs.
         process::set_dumpable().step("make the process")?;
     }
     let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
-    let forked = match net {
-        Some(net) => {
-            ns::enter_net(net).step("enter the network namespace")?;
-            let forked = process::fork(flags, directory.as_ref().map(AsFd::as_fd));
-            // The child stays where it is.
-            if !matches!(forked, Ok(Fork::Child)) {
-                host.go_home().step("leave the network namespace")?;
-            }
-            forked
-        }
-        None => process::fork(flags | process::CLONE_NEWNET, directory.as_ref().map(AsFd::as_fd)),
-    };
-    match forked.step("make the process")? {
+    if net.is_none() {
+        flags |= process::CLONE_NEWNET;
+    }
+    match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("make the process")? {
         Fork::Child => {
-            drop((go, ours));
-            become_init(host, ids, &joins, theirs, &wait, life);
+            drop(go);
+            become_init(host, ids, &joins, net, (theirs, ours), &wait, life);
             process::exit_now(0)
         }
         Fork::Parent(pid) => {
@@ -157,8 +144,18 @@ fn start(
 }
 
 /// In the new process.
-fn become_init(host: &Host, ids: Ids, joins: &[OwnedFd], conn: Conn, wait: &OwnedFd, life: &OwnedFd) {
-    match prepare(host, ids, joins, &conn, wait, life) {
+fn become_init(
+    host: &Host,
+    ids: Ids,
+    joins: &[OwnedFd],
+    net: Option<&OwnedFd>,
+    (conn, peer): (Conn, Conn),
+    wait: &OwnedFd,
+    life: &OwnedFd,
+) {
+    // Kept open for the next server, whom the warden gives a copy. A rootless warden keeps its own.
+    let kept = (host.mode == Mode::Root).then_some(peer.as_raw_fd());
+    match prepare(host, ids, joins, net, (&conn, kept), wait, life) {
         Ok(Some(built)) => {
             // An error here is the loss of the control socket: the end.
             let _ = init::run(conn, built, life);
@@ -179,7 +176,8 @@ fn prepare(
     host: &Host,
     ids: Ids,
     joins: &[OwnedFd],
-    conn: &Conn,
+    net: Option<&OwnedFd>,
+    (conn, peer): (&Conn, Option<RawFd>),
     wait: &OwnedFd,
     life: &OwnedFd,
 ) -> Result<Option<Built>, Failure> {
@@ -189,8 +187,13 @@ fn prepare(
         return Ok(None);
     }
     Group::join(joins).step("enter the cgroup")?;
+    if let Some(net) = net {
+        ns::enter_net(net).step("enter the network namespace")?;
+    }
     host.assert_away()?;
-    keep_only(host, &ids, conn, life)?;
+    let mut keep = vec![conn.as_raw_fd(), life.as_raw_fd()];
+    keep.extend(peer);
+    keep_only(host, &ids, keep.clone())?;
     process::set_name(c"csb-blank");
     csb_sys::ns::unshare(process::CLONE_NEWCGROUP).step("make the cgroup namespace")?;
     // A rootless init opens the plan's paths itself, so it stays where they are.
@@ -219,14 +222,13 @@ fn prepare(
     let built = build(host, &begin.plan, ids, shell, trees)?;
     // Again: a change of ids clears it.
     process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
-    let ours = [conn.as_raw_fd(), life.as_raw_fd(), built.proc.as_raw_fd(), built.tenant.as_raw_fd()];
-    process::close_all_but(&[&[0, 1, 2], &ours[..]].concat()).step("close descriptors")?;
+    keep.extend([0, 1, 2, built.proc.as_raw_fd(), built.tenant.as_raw_fd()]);
+    process::close_all_but(&keep).step("close descriptors")?;
     Ok(Some(built))
 }
 
-/// Closes what the warden had open: other sandboxes' sockets above all.
-fn keep_only(host: &Host, ids: &Ids, conn: &Conn, life: &OwnedFd) -> Result<(), Failure> {
-    let mut keep: Vec<RawFd> = vec![conn.as_raw_fd(), life.as_raw_fd()];
+/// Closes what the warden had open but `keep`: other sandboxes' sockets above all.
+fn keep_only(host: &Host, ids: &Ids, mut keep: Vec<RawFd>) -> Result<(), Failure> {
     keep.extend(host.descriptors());
     keep.extend(ids.as_raw_fd());
     let null =

@@ -81,6 +81,8 @@ fn terminal(size: csb_types::PtySize) -> Result<Streams, Failure> {
         rustix::pty::unlockpt(&master)?;
         tty::set_size(&master, size.cols, size.rows)?;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        // Ours, and the command may open it again by its name, whatever user it becomes.
+        rustix::fs::fchmod(&slave, Mode::from_raw_mode(0o666))?;
         Ok((master, slave))
     };
     let (master, slave) = open().step("terminal")?;

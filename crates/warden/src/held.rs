@@ -13,7 +13,7 @@ use csb_wire::{Begin, Failure, Jail, JailPlan, MOST_DESCRIPTORS, Mode, encode};
 use std::{
     fs::File,
     io,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,12 +21,22 @@ use std::{
 /// The disk that takes a sandbox's writes, and the one below it; none where they go to memory.
 pub(crate) type Disks = Option<(Device, Option<Device>)>;
 
+/// Where the server's end of an init's control socket is kept for the next server.
+#[derive(Debug)]
+enum Control {
+    /// In the init, under this number. A warden of ten thousand sandboxes would copy ten thousand descriptors for each process
+    /// that it makes, otherwise.
+    InInit(RawFd),
+    /// Here: an ordinary user may not take a descriptor out of a process that hides its memory.
+    Here(Conn),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) jail: Jail,
     /// Server's end of the init's control socket.
-    pub(crate) control: Conn,
+    control: Control,
     pub(crate) group: Group,
     /// The disk that takes its writes and the one below it, where they do not go to memory.
     disks: Disks,
@@ -100,8 +110,14 @@ fn set_disk_speed(group: &Group, disks: Disks, io: &IoLimits) -> io::Result<()> 
 }
 
 impl Held {
-    /// What a blank became.
-    pub(crate) fn new(plan: &JailPlan, blank: Blank, disks: Disks, layers: Vec<Rc<File>>) -> Self {
+    /// What a blank became, and the server's end of its control socket.
+    pub(crate) fn new(
+        host: &Host,
+        plan: &JailPlan,
+        blank: Blank,
+        disks: Disks,
+        layers: Vec<Rc<File>>,
+    ) -> io::Result<(Self, Conn)> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let jail = Jail {
             id: plan.id.clone(),
@@ -112,8 +128,12 @@ impl Held {
             first_uid: blank.ids.first_uid,
         };
         let tenant = blank.ids.as_raw_fd().unwrap_or(-1);
-        let Blank { control, group, slot, .. } = blank;
-        Self {
+        let Blank { control: ours, group, slot, .. } = blank;
+        let control = match host.mode {
+            Mode::Root => Control::InInit(ours.as_raw_fd()),
+            Mode::Rootless => Control::Here(ours.try_clone()?),
+        };
+        let held = Self {
             jail,
             control,
             group,
@@ -123,6 +143,15 @@ impl Held {
             leavings: Leavings::default(),
             _layers: layers,
             waiting: Vec::new(),
+        };
+        Ok((held, ours))
+    }
+
+    /// Another descriptor of the server's end of the init's control socket.
+    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
+        match &self.control {
+            Control::InInit(number) => process::take_descriptor(self.jail.pid, *number),
+            Control::Here(conn) => conn.try_clone().map(OwnedFd::from),
         }
     }
 

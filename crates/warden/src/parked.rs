@@ -123,7 +123,7 @@ fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Infallible, 
     if plan.pty.is_some() {
         tty::make_controlling(rustix::stdio::stdin()).step("terminal")?;
     }
-    // With the user's own rights, and after the pivot: a stale working directory was a way out (CVE-2024-21626).
+    // With the user's own rights, and in the sandbox's own root: a stale working directory was a way out (CVE-2024-21626).
     rustix::process::chdir(plan.cwd.as_str()).step("cwd")?;
     let env = environment(&plan, &account);
     let env = env.iter().map(|v| c_string(v)).collect::<Result<Vec<_>, _>>()?;

@@ -11,12 +11,17 @@ use csb_jail::{Host, failure};
 use csb_sys::{
     cgroup::{CgroupError, Group, Root},
     packet::{Conn, Listener},
-    process::{self, SIGCHLD, SIGINT, SIGPIPE, SIGTERM},
+    process::{self, SIGCHLD, SIGINT, SIGKILL, SIGPIPE, SIGTERM},
 };
 use csb_types::SandboxId;
 use csb_wire::{Failure, FromWarden, JailPlan, Mode, ToWarden, VERSION, decode, encode};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 /// Frames a server may leave untaken before it is given up.
 const MOST_WAITING: usize = 200_000;
@@ -33,6 +38,8 @@ struct Server {
 
 /// Between two attempts to remove a cgroup that is still busy.
 const BUSY_GROUP: Duration = Duration::from_millis(2);
+/// From a child's signal until all children are looked at: of several that end at once, the kernel names one.
+const SWEEP: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub(crate) struct Warden {
@@ -49,6 +56,11 @@ pub(crate) struct Warden {
     layers: Layers,
     /// Cgroups that were still busy when their sandbox ended.
     dying: Vec<String>,
+    /// Sandboxes that a new server has not been told of yet, and whether it still waits for the end of them.
+    greeting: Vec<SandboxId>,
+    greets: bool,
+    /// When to look for children that ended without being named.
+    sweep: Option<Instant>,
     stopping: Option<(u64, u64)>,
     ending: bool,
 }
@@ -70,6 +82,9 @@ impl Warden {
             stock: Stock::new(size),
             layers: Layers::default(),
             dying: Vec::new(),
+            greeting: Vec::new(),
+            greets: false,
+            sweep: None,
             stopping: None,
             ending: false,
         };
@@ -89,6 +104,7 @@ impl Warden {
         }
         while self.stock.wants() && self.restock() {}
         loop {
+            self.greet();
             self.flush();
             self.bury();
             if self.ending && self.held.is_empty() && self.stock.is_gone() {
@@ -111,13 +127,11 @@ impl Warden {
             polled.push(PollFd::new(listener, PollFlags::IN));
         }
         let soon = (!self.dying.is_empty()).then_some(BUSY_GROUP);
-        let timeout = soon.into_iter().chain(self.stock.due()).min();
+        let sweep = self.sweep.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = soon.into_iter().chain(sweep).chain(self.stock.due()).min();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        match rustix::event::poll(&mut polled, timeout.as_ref()) {
-            Ok(0) if self.stock.due().is_some_and(|left| left.is_zero()) => {
-                self.restock();
-                return Ok(());
-            }
+        let ready = rustix::event::poll(&mut polled, timeout.as_ref());
+        match ready {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -125,12 +139,27 @@ impl Warden {
         let talking = serving && polled[1].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
         let calling = self.listener.is_some() && !polled[polled.len() - 1].revents().is_empty();
         if signalled {
-            while let Some(signal) = process::next_signal(signals) {
-                if matches!(signal, SIGTERM | SIGINT) {
-                    self.end_all();
+            while let Some((signal, pid)) = process::next_signal(signals) {
+                match signal {
+                    SIGTERM | SIGINT => self.end_all(),
+                    SIGCHLD => {
+                        self.sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+                        if let Some((pid, status)) = process::reap_one(pid) {
+                            self.reaped(pid, status);
+                        }
+                    }
+                    _ => {}
                 }
             }
-            self.reap();
+        }
+        if ready == Ok(0) && self.stock.due().is_some_and(|left| left.is_zero()) {
+            self.restock();
+        }
+        if self.sweep.is_some_and(|at| at <= Instant::now()) {
+            self.sweep = None;
+            while let Some((pid, status)) = process::reap() {
+                self.reaped(pid, status);
+            }
         }
         if talking {
             self.listen();
@@ -161,6 +190,7 @@ impl Warden {
 
     fn lose_server(&mut self) {
         self.server = None;
+        self.greets = false;
         if self.listener.is_none() {
             self.end_all();
         }
@@ -243,14 +273,25 @@ impl Warden {
         if version != VERSION {
             return;
         }
-        let mut frames = Vec::with_capacity(self.held.len());
-        for held in self.held.values() {
-            if let Ok(control) = held.control.try_clone() {
-                frames.push((FromWarden::Held(held.jail.clone()), control));
+        self.greeting = self.held.keys().cloned().collect();
+        self.greets = true;
+    }
+
+    /// Tells a new server of sandboxes, as many as it takes: each descriptor is open here until it is taken.
+    fn greet(&mut self) {
+        while self.server.as_ref().is_some_and(|server| server.outbox.len() < BATCH) {
+            let Some(id) = self.greeting.pop() else {
+                if std::mem::take(&mut self.greets) {
+                    self.say(&FromWarden::HeldEnd, vec![]);
+                }
+                return;
+            };
+            let Some(held) = self.held.get(&id) else { continue };
+            match held.control() {
+                Ok(control) => self.say(&FromWarden::Held(held.jail.clone()), vec![control]),
+                // Its init is dead, which is said when it is reaped.
+                Err(error) => eprintln!("csb-warden: cannot share the control socket of {id}: {error}"),
             }
-        }
-        for (frame, control) in frames {
-            self.say(&frame, vec![control.into()]);
         }
     }
 
@@ -260,24 +301,17 @@ impl Warden {
             return self.answer(seq, Err(failure("take the id", &error)));
         }
         match self.make(plan) {
-            Ok(held) => {
-                let control = held.control.try_clone();
+            Ok((held, control)) => {
                 let jail = held.jail.clone();
                 self.by_pid.insert(jail.pid, jail.id.clone());
                 self.held.insert(jail.id.clone(), held);
-                match control {
-                    Ok(control) => self.say(&FromWarden::Created { seq, jail }, vec![control.into()]),
-                    Err(error) => {
-                        self.end(&jail.id);
-                        self.answer(seq, Err(failure("share the control socket", &error)));
-                    }
-                }
+                self.say(&FromWarden::Created { seq, jail }, vec![control.into()]);
             }
             Err(failure) => self.answer(seq, Err(failure)),
         }
     }
 
-    fn make(&mut self, plan: &JailPlan) -> Result<Held, Failure> {
+    fn make(&mut self, plan: &JailPlan) -> Result<(Held, Conn), Failure> {
         let layers = self.layers.hold(plan).map_err(|e| failure("open the template's layers", &e))?;
         self.stock.taken(&plan.limits);
         loop {
@@ -288,7 +322,14 @@ impl Warden {
                 None => self.blank()?,
             };
             match held::begin(&self.host, &self.cgroups, plan, &blank) {
-                Ok(disks) => return Ok(Held::new(plan, blank, disks, layers)),
+                Ok(disks) => {
+                    let pid = blank.pid;
+                    return Held::new(&self.host, plan, blank, disks, layers).map_err(|error| {
+                        // Nobody knows of it yet; it is reaped as a stranger, and its group found when this warden ends.
+                        let _ = process::kill(pid, SIGKILL);
+                        failure("share the control socket", &error)
+                    });
+                }
                 Err(failure) => {
                     let dead = failure.errno == libc::EPIPE || failure.errno == libc::ECONNRESET;
                     let reason = blank.last_words().unwrap_or(failure);
@@ -351,24 +392,21 @@ impl Warden {
         }
     }
 
-    fn reap(&mut self) {
-        while let Some((pid, status)) = process::reap() {
-            if let Some(group) = self.stock.reaped(pid) {
-                self.dying.push(group.id().to_owned());
-                continue;
-            }
-            let Some(id) = self.by_pid.remove(&pid) else { continue };
-            let Some(mut held) = self.held.remove(&id) else { continue };
-            let leavings = held.checked_leavings(&self.host);
-            self.stock.give_back(held.slot, leavings);
-            self.dying.push(held.group.id().to_owned());
-            self.bury();
-            self.say(&FromWarden::Gone { id, status }, vec![]);
-            let number = self.server.as_ref().map(|s| s.number);
-            for (asker, seq) in held.waiting {
-                if Some(asker) == number {
-                    self.say(&FromWarden::Done { seq }, vec![]);
-                }
+    fn reaped(&mut self, pid: i32, status: i32) {
+        if let Some(group) = self.stock.reaped(pid) {
+            return self.dying.push(group.id().to_owned());
+        }
+        let Some(id) = self.by_pid.remove(&pid) else { return };
+        let Some(mut held) = self.held.remove(&id) else { return };
+        let leavings = held.checked_leavings(&self.host);
+        self.stock.give_back(held.slot, leavings);
+        self.dying.push(held.group.id().to_owned());
+        self.bury();
+        self.say(&FromWarden::Gone { id, status }, vec![]);
+        let number = self.server.as_ref().map(|s| s.number);
+        for (asker, seq) in held.waiting {
+            if Some(asker) == number {
+                self.say(&FromWarden::Done { seq }, vec![]);
             }
         }
     }

@@ -56,6 +56,7 @@ impl Bench {
         let mut bench = Self { warden, dir, seq: 0 };
         bench.send(&ToWarden::Hello { version: VERSION });
         let FromWarden::Welcome { mode: Mode::Root, held: 0, .. } = bench.recv().0 else { panic!("no welcome") };
+        assert!(matches!(bench.recv().0, FromWarden::HeldEnd));
         bench
     }
 

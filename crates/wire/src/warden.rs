@@ -34,7 +34,7 @@ pub struct Jail {
 /// Requests; each is answered by exactly one frame with the same `seq`, except `Hello`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToWarden {
-    /// First frame of a connection. Answered by `Welcome`, then one `Held` for each sandbox.
+    /// First frame of a connection. Answered by `Welcome`, one `Held` for each sandbox, and `HeldEnd`.
     Hello {
         /// `VERSION` of the sender.
         version: u32,
@@ -96,11 +96,13 @@ pub enum FromWarden {
         pid: i32,
         /// What it can enforce.
         mode: Mode,
-        /// How many `Held` follow.
+        /// How many sandboxes live.
         held: u32,
     },
     /// A living sandbox; one descriptor beside it: the control socket of its init.
     Held(Jail),
+    /// All that live were named.
+    HeldEnd,
     /// Answer to `Create`; one descriptor beside it: the control socket of its init.
     Created {
         /// Of the request.

@@ -100,6 +100,15 @@ def test_the_client_for_threads_is_generated_from_the_one_for_asyncio() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_objects_of_the_api_are_the_contracts() -> None:
+    if not (ROOT.parent.parent / "openapi").is_dir():
+        pytest.skip("openapi is not beside this package")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "models.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_reference_in_the_repository_is_the_codes() -> None:
     if not (ROOT.parent.parent / "docs" / "reference").is_dir():
         pytest.skip("docs/reference is not beside this package")

@@ -28,6 +28,22 @@ CLASSES = [
     ("client", "Client"),
 ]
 
+BACKENDS = """## Backends for deepagents
+
+In `cloud_sandbox.deepagents`; [the guide](../guides/deepagents.md) tells which is for what. Each has the operations of
+deepagents' protocol (`execute`, `ls`, `read`, `write`, `edit`, `grep`, `glob`, `upload_files`, `download_files`, and
+from deepagents 0.7 on `delete`), and for asyncio the same with `a` before the name.
+"""
+BACKEND_CLASSES = [
+    ("cloud", "CloudSandboxBackend"),
+    ("docker", "DockerSandboxBackend"),
+    ("filesystem", "FilesystemSandboxBackend"),
+    ("state", "StateSandboxBackend"),
+    ("pool", "BackendPool"),
+]
+# Those of the protocol are the same everywhere, those for asyncio the same as without.
+OF_PROTOCOL = {"ls", "read", "write", "edit", "delete", "grep", "glob", "execute", "upload_files", "download_files"}
+
 
 def text(node: ast.AST) -> str:
     """A docstring as Markdown."""
@@ -56,6 +72,23 @@ def is_public(node: ast.FunctionDef) -> bool:
     return not node.name.startswith("_") and "overload" not in decorators
 
 
+def backend(module: str, name: str) -> str:
+    """A backend: how it is made, and what it has besides the protocol."""
+    source = (CODE / "deepagents" / f"{module}.py").read_text()
+    kind = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
+    every = [node for node in kind.body if isinstance(node, ast.FunctionDef)]
+    made = next(node for node in every if node.name == "__init__")
+    call = signature(source, made).replace("__init__", name).replace(" -> None", "")
+    own = [node for node in every if is_public(node) and node.name not in OF_PROTOCOL]
+    rows = []
+    for node in own:
+        decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+        shown = node.name if "property" in decorators else signature(source, node)
+        rows.append(f"| `{shown}` | {text(node)} |")
+    table = "\n| | |\n| --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
+    return f"### `{name}`\n\n```python\n{call}\n```\n\n{ast.get_docstring(kind)}\n{table}"
+
+
 def methods(module: str, name: str) -> str:
     """A class with its methods and properties."""
     source = (CODE / "_sync" / f"{module}.py").read_text()
@@ -78,13 +111,15 @@ def methods(module: str, name: str) -> str:
 
 def records() -> str:
     """What calls return."""
-    tree = ast.parse((CODE / "models.py").read_text())
+    every = ast.parse((CODE / "_records.py").read_text()).body + ast.parse((CODE / "models.py").read_text()).body
+    classes = {node.name: node for node in every if isinstance(node, ast.ClassDef)}
     parts = ['## What calls return and take\n\nRecords can be read as `record.field` and as `record["field"]`.\n']
     rows = []
-    for kind in tree.body:
-        if not isinstance(kind, ast.ClassDef) or kind.name in ("Record", "CommandFailed"):
-            continue
-        fields = [ast.unparse(node.target) for node in kind.body if isinstance(node, ast.AnnAssign)] + [
+    for kind in classes.values():
+        if kind.name in ("ExecRecord", "FileRecord", "CommandFailed"):
+            continue  # the first two are shown as what is made of them
+        above = [node for base in kind.bases for node in getattr(classes.get(ast.unparse(base)), "body", [])]
+        fields = [ast.unparse(node.target) for node in [*above, *kind.body] if isinstance(node, ast.AnnAssign)] + [
             node.name for node in kind.body if isinstance(node, ast.FunctionDef) and is_public(node)
         ]
         fields = [field for field in fields if field not in ("from_json", "from_end")]
@@ -116,7 +151,8 @@ def exceptions() -> str:
 
 
 def page() -> str:
-    return "\n".join([HEAD, *(methods(*pair) for pair in CLASSES), records(), exceptions()])
+    backends = [BACKENDS, *(backend(*pair) for pair in BACKEND_CLASSES)]
+    return "\n".join([HEAD, *(methods(*pair) for pair in CLASSES), records(), exceptions(), *backends])
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "src" / "cloud_sandbox"
+PLACES = (PACKAGE, PACKAGE / "deepagents")
 BY_HAND = {"__init__.py", "shims.py"}
 RULES = [
     (r"\basync (def|with|for)\b", r"\1"),
@@ -21,6 +22,7 @@ RULES = [
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\ba(close|read|iter_bytes)\b", r"\1"),
     (r"\bhttpx\.AsyncClient\b", "httpx.Client"),
+    (r"\b_async\b", "_sync"),
 ]
 
 
@@ -40,10 +42,10 @@ def _without_repeats(found: re.Match[str]) -> str:
 def main() -> int:
     """Converts every module; returns 1 if `--check` finds a stale one."""
     stale = []
-    for path in sorted((PACKAGE / "_async").glob("*.py")):
+    for path in (path for place in PLACES for path in sorted((place / "_async").glob("*.py"))):
         if path.name in BY_HAND:
             continue
-        target = PACKAGE / "_sync" / path.name
+        target = path.parent.parent / "_sync" / path.name
         text = convert(path.read_text(), path.name)
         if not target.exists() or target.read_text() != text:
             stale.append(path.name)

@@ -1,7 +1,8 @@
 //! Other programs that isolate, beside ours, in turn in the same run: each round measures everyone once.
 //!
 //! They do not do the same. bubblewrap makes namespaces alone: no limits, no filter, no user ids of its own. runc and crun make
-//! a container as Docker would, with cgroups and a filter, of a root file system that has only busybox.
+//! a container of a root file system that has only busybox, with cgroups; runsc (gVisor) the same with a kernel of its own in
+//! between; Docker asks its engine for what runc makes, with a filter. All of them without a network.
 
 use super::figures::{Report, Samples};
 use crate::{
@@ -51,7 +52,7 @@ pub fn run(n: u32) -> Outcome<Vec<Report>> {
 pub fn exec(n: u32) -> Outcome<Vec<Report>> {
     let scratch = Scratch::new()?;
     let mut all = Vec::new();
-    for (name, program) in [("runc exec", "runc"), ("crun exec", "crun")] {
+    for (name, program) in [("runc exec", "runc"), ("crun exec", "crun"), ("runsc exec", "runsc")] {
         all.extend(scratch.container_exec(name, program)?);
     }
     all.extend(scratch.docker_exec()?);
@@ -111,6 +112,16 @@ fn csb() -> Outcome<Runner> {
 fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|directory| directory.join(program).exists())
+}
+
+/// A program that makes containers of bundles, and what each of its commands needs first.
+fn oci(program: &str) -> Command {
+    let mut command = Command::new(program);
+    if program == "runsc" {
+        // runc makes an empty network of the bundle's namespace; runsc would configure one there.
+        command.arg("--network=none");
+    }
+    command
 }
 
 fn bubblewrap() -> Option<Runner> {
@@ -174,7 +185,7 @@ impl Scratch {
     fn container_run(&self, name: &'static str, program: &'static str) -> Outcome<Option<Runner>> {
         let Some(bundle) = self.bundle(program, &["/bin/busybox", "echo", "x"])? else { return Ok(None) };
         let make = move |round: u32| {
-            let mut command = Command::new(program);
+            let mut command = oci(program);
             command.args(["run", "--bundle"]).arg(&bundle).arg(format!("csb-bench-{}-{round}", std::process::id()));
             command
         };
@@ -183,8 +194,9 @@ impl Scratch {
 
     fn container_exec(&self, name: &'static str, program: &'static str) -> Outcome<Option<Runner>> {
         let Some(bundle) = self.bundle(program, &["/bin/busybox", "sleep", "86400", "1"])? else { return Ok(None) };
-        let id = format!("csb-bench-exec-{}", std::process::id());
-        let mut start = Command::new(program);
+        // Its own name also among the control groups, which a container that finds its group there would not remove.
+        let id = format!("csb-bench-{program}-{}", std::process::id());
+        let mut start = oci(program);
         start.args(["run", "--detach", "--bundle"]).arg(&bundle).arg(&id);
         if !start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success()) {
             eprintln!("csb: {program} cannot start a container on this host; left out");
@@ -192,11 +204,11 @@ impl Scratch {
         }
         let target = id.clone();
         let mut runner = Runner::new(name, move |_| {
-            let mut command = Command::new(program);
+            let mut command = oci(program);
             command.args(["exec", &target, "/bin/busybox", "echo", "x"]);
             command
         });
-        let mut end = Command::new(program);
+        let mut end = oci(program);
         end.args(["delete", "--force", &id]);
         runner.end.push(end);
         works(runner)
@@ -204,8 +216,11 @@ impl Scratch {
 
     /// The image that `docker run` starts; none where no engine answers.
     fn docker_image(&self) -> Option<String> {
-        let engine = Command::new("docker").arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if !engine.is_ok_and(|status| status.success()) || !Path::new(BUSYBOX).exists() {
+        if !is_installed("docker") || !Path::new(BUSYBOX).exists() {
+            return None;
+        }
+        if !docker(&["version"]).output().is_ok_and(|output| output.status.success()) {
+            eprintln!("csb: docker is left out: no engine answers (scripts/docker.sh starts one)");
             return None;
         }
         let image = format!("csb-bench:{}", std::process::id());
@@ -220,9 +235,7 @@ impl Scratch {
         let Some(image) = self.docker_image() else { return Ok(None) };
         let name = image.clone();
         let mut runner = Runner::new("docker run", move |_| {
-            let mut command = Command::new("docker");
-            command.args(["run", "--rm", "--network", "none", &name, "/bin/busybox", "echo", "x"]);
-            command
+            docker(&["run", "--rm", "--network", "none", &name, "/bin/busybox", "echo", "x"])
         });
         runner.end.push(docker(&["rmi", "--force", &image]));
         works(runner)
@@ -234,6 +247,8 @@ impl Scratch {
         let mut start = docker(&["run", "--detach", "--network", "none", "--name", &id, &image]);
         start.args(["/bin/busybox", "sleep", "86400"]).stdout(Stdio::null());
         if !start.status().is_ok_and(|status| status.success()) {
+            eprintln!("csb: docker cannot start a container on this host; left out");
+            let _ = docker(&["rmi", "--force", &image]).output();
             return Ok(None);
         }
         let target = id.clone();

@@ -12,6 +12,17 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// Medians of the first tenth and of the last, ms.
+    pub fn tenths(&self) -> Option<(f64, f64)> {
+        let size = self.0.len() / 10;
+        let median = |part: &[Duration]| {
+            let mut part = part.to_vec();
+            part.sort();
+            round(part[part.len() / 2].as_secs_f64() * 1e3)
+        };
+        (size > 0).then(|| (median(&self.0[..size]), median(&self.0[self.0.len() - size..])))
+    }
+
     fn sorted_ms(&self) -> Vec<f64> {
         let mut ms: Vec<f64> = self.0.iter().map(|d| d.as_secs_f64() * 1e3).collect();
         ms.sort_by(f64::total_cmp);
@@ -42,6 +53,9 @@ pub struct Report {
     /// Sandboxes that were made, ran code and were released, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<f64>,
+    /// Median of the first tenth, ms, and of the last: equal where what is there slows nothing down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenths: Option<(f64, f64)>,
     /// How the sandboxes started, such as `cold`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
@@ -67,6 +81,7 @@ impl Report {
             kib_each: None,
             total: None,
             per_second: None,
+            tenths: None,
             started_by: None,
         }
     }
@@ -85,6 +100,9 @@ impl fmt::Display for Report {
         }
         if let Some(live) = self.live {
             write!(f, ", {live} live")?;
+        }
+        if let Some((first, last)) = self.tenths {
+            write!(f, ", p50 of the first tenth {first:.2} ms, of the last {last:.2} ms")?;
         }
         if let Some(kib) = self.kib_each {
             write!(f, ", {kib:.0} KiB each")?;

@@ -31,12 +31,28 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
         aliases: Default::default(),
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
-    let result = match first(&node, kind).await {
-        Ok(()) => measure(&node).await,
-        Err(failure) => Err(failure),
+    let all = async {
+        first(&node, kind).await?;
+        measure(&node).await
+    };
+    let result = tokio::select! {
+        result = all => result,
+        interrupted = interrupted() => interrupted,
     };
     node.stop_all().await;
     result
+}
+
+/// Ends when this program is told to: what it has made must not outlive it.
+pub async fn interrupted<T>() -> Outcome<T> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |e: std::io::Error| Failure::because("cannot wait for signals", &e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed.map_err(failed)?,
+        _ = terminate.recv() => {}
+    }
+    Err(Failure::new("interrupted"))
 }
 
 /// What is made once, for the first sandbox of a kind, is no part of what another costs.
@@ -243,6 +259,7 @@ pub fn density(n: u32, kind: Kind) -> Outcome<Report> {
         Ok(Report {
             live: Some(live),
             kib_each: Some(kib.round()),
+            tenths: samples.tenths(),
             started_by: Some(word(first.started_by())),
             ..Report::new("density", &samples)
         })

@@ -1,12 +1,16 @@
 //! Sandboxes of a server, over HTTP on a loopback port.
 
-use super::figures::{Report, Samples};
+use super::{
+    figures::{Report, Samples},
+    limits,
+    node::interrupted,
+};
 use crate::{
     failure::{Failure, Outcome},
-    remote,
+    progress, remote,
 };
 use csb_client::{Client, argv};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, future::try_join_all};
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
@@ -71,25 +75,61 @@ impl Drop for Server {
     }
 }
 
-pub fn rest(n: u32) -> Outcome<Report> {
+/// Sandboxes made at a time while neighbours are made.
+const MAKERS: usize = 4;
+
+/// Sandboxes that have run a command and stay.
+async fn neighbours(client: &Client, live: u32) -> Outcome {
+    limits::check(live)?;
+    let bar = progress::steps(live.into(), "live");
+    let mut made = futures_util::stream::iter(0..live)
+        .map(|_| async {
+            let sandbox = client.create_sandbox(&Default::default()).await?;
+            let outcome = sandbox.run(&argv(["/bin/echo", "x"])).await?;
+            if outcome.stdout == b"x\n" { Ok(()) } else { Err(Failure::new("`echo x` in a sandbox did not print `x`")) }
+        })
+        .buffer_unordered(MAKERS);
+    let mut done = 0;
+    while let Some(one) = made.next().await {
+        one?;
+        done += 1;
+        bar.at(done);
+    }
+    Ok(())
+}
+
+/// A command, and a look at a sandbox: what a user waits for beside so many that live.
+pub fn rest(n: u32, live: u32) -> Outcome<Vec<Report>> {
     let server = Server::start()?;
     remote::block_on(async {
-        let client = server.client().await?;
-        let sandbox = client.create_sandbox(&Default::default()).await?;
-        let mut samples = Samples::default();
-        for i in 0..=n {
-            let start = Instant::now();
-            let outcome = sandbox.run(&argv(["/bin/true"])).await?;
-            if outcome.exit_code != 0 {
-                return Err(Failure::new("`true` in a sandbox failed"));
-            }
-            if i > 0 {
-                samples.add(start.elapsed());
-            }
+        tokio::select! {
+            result = answers(&server, n, live) => result,
+            interrupted = interrupted() => interrupted,
         }
-        sandbox.release().await?;
-        Ok(Report::new("rest", &samples))
     })
+}
+
+async fn answers(server: &Server, n: u32, live: u32) -> Outcome<Vec<Report>> {
+    let client = server.client().await?;
+    neighbours(&client, live).await?;
+    let sandbox = client.create_sandbox(&Default::default()).await?;
+    let (mut commands, mut looks) = (Samples::default(), Samples::default());
+    for i in 0..=n {
+        let start = Instant::now();
+        let outcome = sandbox.run(&argv(["/bin/true"])).await?;
+        let took = start.elapsed();
+        if outcome.exit_code != 0 {
+            return Err(Failure::new("`true` in a sandbox failed"));
+        }
+        let start = Instant::now();
+        sandbox.view().await?;
+        if i > 0 {
+            commands.add(took);
+            looks.add(start.elapsed());
+        }
+    }
+    let live = (live > 0).then_some(live as usize);
+    Ok(vec![Report { live, ..Report::new("rest", &commands) }, Report { live, ..Report::new("look", &looks) }])
 }
 
 pub fn burst(n: u32) -> Outcome<Report> {

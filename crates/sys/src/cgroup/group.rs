@@ -106,10 +106,8 @@ impl Group {
             if tree.has(Controller::Cpu) {
                 let quota = u64::from(limits.cpu_milli) * PERIOD_MICROS / 1000;
                 match tree.version {
-                    Version::V1 => {
-                        self.write(tree, "cpu.cfs_period_us", &PERIOD_MICROS.to_string())?;
-                        self.write(tree, "cpu.cfs_quota_us", &quota.to_string())?;
-                    }
+                    // The kernel looks at every group of the host for each of these writes; the period of a new group is ours.
+                    Version::V1 => self.write(tree, "cpu.cfs_quota_us", &quota.to_string())?,
                     Version::V2 => self.write(tree, "cpu.max", &format!("{quota} {PERIOD_MICROS}"))?,
                 }
                 match (limits.cpu_weight, tree.version) {
@@ -203,9 +201,16 @@ impl Group {
         Some((tree, file, quota.trim().to_owned()))
     }
 
-    /// Lets a group that is about to be killed end without waiting for its turns. There is no way back but `set_limits`.
+    /// Lets a group that is about to be killed end without waiting for its turns, if it has less than a CPU or ever waited for one:
+    /// lifting the limit makes the kernel look at every group of the host. There is no way back but `set_limits`.
     pub fn hasten(&self) {
-        self.lift_cpu();
+        let Some(tree) = self.root.trees.iter().find(|tree| tree.has(Controller::Cpu)) else { return };
+        let file = if tree.version == Version::V1 { "cpu.cfs_quota_us" } else { "cpu.max" };
+        let quota = self.text(tree, file).ok().and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+        let waited = self.text(tree, "cpu.stat").map_or(1, |stat| files::keyed(&stat, "nr_throttled"));
+        if waited > 0 || quota.is_none_or(|quota| quota < PERIOD_MICROS) {
+            self.lift_cpu();
+        }
     }
 
     fn wait_frozen_v1(&self, tree: &Tree) -> io::Result<()> {

@@ -1,177 +1,51 @@
-"""What the API returns, as frozen dataclasses that can also be read like dictionaries."""
+"""What the API returns, as frozen dataclasses that can also be read like dictionaries.
+
+Those that are nothing but fields come from the contract, by tools/models.py.
+"""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import Any, Generic, Optional, TypedDict, TypeVar, Union
+from typing import Any, Generic, Optional, TypeVar
 
+from ._record import Record
+from ._records import (
+    ExecRecord,
+    FileRecord,
+    IoRequest,
+    Language,
+    ResourceRequest,
+    SandboxInfo,
+    SandboxStats,
+    SessionInfo,
+    Template,
+)
 from .errors import ProtocolError
 
+__all__ = [
+    "CommandFailed",
+    "CommandResult",
+    "ExecInfo",
+    "FileEntry",
+    "IoRequest",
+    "Language",
+    "OutputChunk",
+    "Page",
+    "Record",
+    "ResourceRequest",
+    "SandboxInfo",
+    "SandboxStats",
+    "SessionInfo",
+    "Template",
+]
+
 T = TypeVar("T")
-R = TypeVar("R", bound="Record")
-
-
-class IoRequest(TypedDict, total=False):
-    """How fast a disk may be used; 0 is no limit."""
-
-    read_bps: Union[str, int]
-    """Bytes a second, or a size such as `"10Mi"`."""
-    write_bps: Union[str, int]
-    read_iops: int
-    write_iops: int
-
-
-class ResourceRequest(TypedDict, total=False):
-    """What a sandbox may use; whatever is left out has the server's default."""
-
-    cpu: Union[str, int, float]
-    """CPUs: `1`, `"0.5"`, `"500m"`."""
-    memory: Union[str, int]
-    """Bytes, or a size such as `"512Mi"`."""
-    disk: Union[str, int]
-    pids: int
-    inodes: int
-    nofile: int
-    cpu_weight: int
-    """Share of a busy CPU beside other sandboxes, 1 to 10000; 100 is usual."""
-    io: IoRequest
-    """Only of a sandbox with `storage="disk"`."""
-
-
-class Record(Mapping[str, Any]):
-    """A frozen dataclass whose fields can also be read as `record["field"]`."""
-
-    def __getitem__(self, key: str) -> Any:
-        if key in self._names():
-            return getattr(self, key)
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
-
-    def __len__(self) -> int:
-        return len(self._names())
-
-    def __hash__(self) -> int:
-        return hash(tuple(repr(getattr(self, name)) for name in self._names()))
-
-    @classmethod
-    def _names(cls) -> tuple[str, ...]:
-        return tuple(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-
-    @classmethod
-    def from_json(cls: type[R], data: Any) -> R:
-        """Reads one object of the API. Fields that a newer server adds are ignored."""
-        if not isinstance(data, dict):
-            raise ProtocolError(f"expected {cls.__name__}, got {type(data).__name__}")
-        known = {}
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if field.name in data:
-                value = data[field.name]
-                known[field.name] = _time(value) if field.name.endswith("_at") else value
-        try:
-            return cls(**known)
-        except TypeError as error:
-            raise ProtocolError(f"an answer lacks fields of {cls.__name__}: {error}") from error
-
-
-def _time(value: Any) -> Optional[datetime]:
-    """RFC 3339 to a time with zone. `fromisoformat` takes no `Z` and no nanoseconds before Python 3.11."""
-    if not isinstance(value, str):
-        return None
-    text = value[:-1] + "+00:00" if value.endswith(("Z", "z")) else value
-    at = text.find(".")
-    if at >= 0:
-        end = at + 1
-        while end < len(text) and text[end].isdigit():
-            end += 1
-        text = text[:at] + "." + (text[at + 1 : end] + "000000")[:6] + text[end:]
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ProtocolError(f"`{value}` is not a time") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=True)
-class SandboxInfo(Record):
-    """A sandbox as the server sees it."""
-
-    sandbox_id: str
-    state: str
-    user_id: str = ""
-    kind: str = "process"
-    template: str = ""
-    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    network: str = "none"
-    storage: str = "memory"
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    hostname: str = ""
-    started_by: str = ""
-    """`claim` (taken ready from the pool) or `cold` (built on request)."""
-    start_ms: float = 0.0
-    created_at: Optional[datetime] = None
-    expires_at: Optional[datetime] = None
-
-    __hash__ = Record.__hash__
-
-
-@dataclasses.dataclass(frozen=True, eq=True)
-class SessionInfo(Record):
-    """A session as the server sees it."""
-
-    session_id: str
-    state: str
-    sandbox_id: Optional[str] = None
-    user_id: str = ""
-    template_id: Optional[str] = None
-    timeout: Optional[float] = None
-    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    created_at: Optional[datetime] = None
-    updated_at: Optional[datetime] = None
-    expires_at: Optional[datetime] = None
-    note: Optional[str] = None
-    """Something the caller should know, such as files that were lost with their host."""
-
-    __hash__ = Record.__hash__
-
-
-@dataclasses.dataclass(frozen=True, eq=True)
-class SandboxStats(Record):
-    """What a sandbox uses now and has used. Sizes in bytes."""
-
-    sandbox_id: str
-    cpu_usec: int = 0
-    memory: int = 0
-    memory_peak: int = 0
-    memory_limit: int = 0
-    pids: int = 0
-    pids_limit: int = 0
-    oom_kills: int = 0
-    pids_refused: int = 0
-    disk: int = 0
-    disk_limit: int = 0
-    inodes_free: int = 0
-
-
-@dataclasses.dataclass(frozen=True, eq=True)
-class ExecInfo(Record):
+class ExecInfo(ExecRecord):
     """One exec: running, or ended."""
-
-    exec_id: str
-    state: str
-    command: Any = None
-    pid: Optional[int] = None
-    started_at: Optional[datetime] = None
-    pty: bool = False
-    exit_code: Optional[int] = None
-    signal: Optional[int] = None
-    duration_ms: Optional[float] = None
-    truncated: Optional[bool] = None
-    killed_by: Optional[str] = None
 
     __hash__ = Record.__hash__
 
@@ -182,20 +56,10 @@ class ExecInfo(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=True)
-class FileEntry(Record):
+class FileEntry(FileRecord):
     """One file or directory."""
 
-    name: str
-    path: str
-    kind: str
-    """`file`, `directory`, `symlink` or `other`."""
-    size: int
-    mode: str = ""
-    """Permission bits, octal: `0644`."""
-    uid: int = 0
-    gid: int = 0
-    modified_at: Optional[datetime] = None
-    target: Optional[str] = None
+    __hash__ = Record.__hash__
 
     @property
     def is_dir(self) -> bool:
@@ -206,27 +70,6 @@ class FileEntry(Record):
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return self.kind == "file"
-
-
-@dataclasses.dataclass(frozen=True, eq=True)
-class Template(Record):
-    """What a sandbox can start from."""
-
-    name: str
-    source: str = ""
-    aliases: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ()
-    bytes: int = 0
-    created_at: Optional[datetime] = None
-
-
-@dataclasses.dataclass(frozen=True, eq=True)
-class Language(Record):
-    """A language that `run_code` knows."""
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    extension: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,13 @@ class AsyncClient:
         )
         self.transport = AsyncTransport(config)
 
+    @classmethod
+    def _of(cls, config: Config) -> AsyncClient:
+        """Another client of the same server, as the same user."""
+        client = cls.__new__(cls)
+        client.transport = AsyncTransport(config)
+        return client
+
     async def __aenter__(self) -> AsyncClient:
         return self
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import IO, Callable, Optional, TypeVar, Union, cast
 
 from websockets.asyncio.client import ClientConnection
 
 T = TypeVar("T")
+A = TypeVar("A")
 TextSink = Callable[[str], Union[None, Awaitable[None]]]
 """Takes output as it arrives; may be a coroutine function."""
 
@@ -41,6 +42,17 @@ async def give(sink: Optional[TextSink], text: str) -> None:
         result = sink(text)
         if inspect.isawaitable(result):
             await result
+
+
+async def each(call: Callable[[A], Awaitable[T]], items: Sequence[A], at_once: int) -> list[T]:
+    """Calls for every item, some at once; results in the order of the items."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one(item: A) -> T:
+        async with places:
+            return await call(item)
+
+    return list(await asyncio.gather(*(one(item) for item in items)))
 
 
 async def in_thread(call: Callable[[], T]) -> T:

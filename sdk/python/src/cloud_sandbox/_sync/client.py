@@ -41,6 +41,13 @@ class Client:
         )
         self.transport = Transport(config)
 
+    @classmethod
+    def _of(cls, config: Config) -> Client:
+        """Another client of the same server, as the same user."""
+        client = cls.__new__(cls)
+        client.transport = Transport(config)
+        return client
+
     def __enter__(self) -> Client:
         return self
 

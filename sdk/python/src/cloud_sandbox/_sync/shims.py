@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Callable, Optional, TypeVar, Union, cast
 
 from websockets.sync.client import ClientConnection
 
 T = TypeVar("T")
+A = TypeVar("A")
 Lock = threading.Lock
 TextSink = Callable[[str], None]
 """Takes output as it arrives."""
@@ -24,6 +25,11 @@ def give(sink: Optional[TextSink], text: str) -> None:
     """Hands output to a callback."""
     if sink is not None and text:
         sink(text)
+
+
+def each(call: Callable[[A], T], items: Sequence[A], at_once: int) -> list[T]:
+    """Calls for every item, one after the other; results in the order of the items."""
+    return [call(item) for item in items]
 
 
 def in_thread(call: Callable[[], T]) -> T:

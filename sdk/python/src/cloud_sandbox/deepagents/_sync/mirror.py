@@ -1,0 +1,135 @@
+# Generated from _async/mirror.py by tools/unasync.py; edit that one.
+"""A fresh sandbox with the files of an agent's state, for one command; what the command changes, goes back."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
+
+from deepagents.backends.protocol import ExecuteResponse
+
+from ..._sync import shims
+from ..._sync.client import Client
+from ..._sync.sandbox import Sandbox
+from ...errors import CommandNotRunnable
+from ...models import FileEntry
+from .. import _paths
+from .._files import Changes, Known, Stored
+from .._shell import Habits
+from .bench import AT_ONCE, MOST_ENTRIES, OF_FILES, Bench, reason
+
+TAR = {"Content-Type": "application/x-tar"}
+
+
+class Mirror:
+    """Runs commands on files that live elsewhere."""
+
+    def __init__(
+        self, client: Client, request: Mapping[str, Any], habits: Habits, most_file: int, most_all: int
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._habits = habits
+        self._most_file = most_file
+        self._most_all = most_all
+
+    def execute(
+        self, command: str, timeout: Optional[int], files: Mapping[str, Stored]
+    ) -> tuple[ExecuteResponse, Changes]:
+        """Runs a line of a shell on these files; returns how it ended and what it did to them."""
+        with Sandbox.create(client=self._client, **self._request) as sandbox:
+            known = self._put(sandbox, files)
+            result = Bench(sandbox, self._habits).execute(command, timeout)
+            changes = self._take(sandbox, known)
+        if changes.notes:
+            text = "".join(f"[{note}]\n" for note in changes.notes)
+            gap = "" if not result.output or result.output.endswith("\n") else "\n"
+            result.output += gap + text.rstrip("\n")
+        return result, changes
+
+    # -- there ------------------------------------------------------------------------------------------------
+
+    def _put(self, sandbox: Sandbox, files: Mapping[str, Stored]) -> dict[str, Known]:
+        """Unpacks the files where they say they are."""
+        # A state's files may be anywhere. `/` is this sandbox's alone, so its user may have it.
+        with contextlib.suppress(CommandNotRunnable):  # no root where the server itself has none
+            sandbox.run_command(["chmod", "777", "/"], user="root")
+        self._unpack(sandbox, {p: f for p, f in files.items() if not _paths.is_systems(p)}, self._habits.user)
+        self._unpack(sandbox, {p: f for p, f in files.items() if _paths.is_systems(p)}, "root")
+        return {path: Known.of(file) for path, file in files.items()}
+
+    def _unpack(self, sandbox: Sandbox, files: Mapping[str, Stored], user: Optional[str]) -> None:
+        if not files:
+            return
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for path, file in files.items():
+                entry = tarfile.TarInfo(path[1:])
+                entry.mode, entry.mtime, entry.size = file.mode, file.mtime, file.size
+                if file.is_dir:
+                    entry.type = tarfile.DIRTYPE
+                tar.addfile(entry, io.BytesIO(file.data))
+        sandbox._transport.request(
+            "PUT",
+            f"{sandbox._path}/archive",
+            params={"path": "/", "user": user},
+            content=archive.getvalue(),
+            headers=TAR,
+        )
+
+    # -- and back ---------------------------------------------------------------------------------------------
+
+    def _take(self, sandbox: Sandbox, known: dict[str, Known]) -> Changes:
+        """What differs from what was put there. Of a file that looks as it did, nothing is read."""
+        there = {entry.path: entry for entry in self._entries(sandbox, known)}
+        changes = Changes(
+            gone=[path for path in known if path not in there or there[path].is_dir != known[path].is_dir]
+        )
+        parents = {_paths.parent(path) for path in there}
+        room = self._most_all - sum(entry.size for entry in there.values() if entry.path in known)
+        wanted: list[FileEntry] = []
+        for path, entry in there.items():
+            before, now = known.get(path), Known.of_entry(entry)
+            if before == now:
+                continue
+            if entry.is_dir:
+                # The others are told by what is in them.
+                if path not in parents and path not in _paths.GIVEN:
+                    changes.directories.append(path)
+                continue
+            grown = max(0, entry.size - (before.size if before else 0))
+            if entry.size > self._most_file or grown > room:
+                changes.notes.append(f"{path} is not kept: its {entry.size} bytes are too many for the agent's state")
+                continue
+            room -= grown
+            wanted.append(entry)
+
+        def one(entry: FileEntry) -> None:
+            try:
+                data = sandbox.read_file(entry.path, length=self._most_file, user=self._habits.user)
+            except OF_FILES as failed:
+                changes.notes.append(f"{entry.path} is not kept: {reason(failed)}")
+                return
+            changes.written[entry.path] = Stored(data, int(entry.mode or "644", 8))
+
+        shims.each(one, wanted, AT_ONCE)
+        return changes
+
+    def _entries(self, sandbox: Sandbox, known: Mapping[str, Known]) -> Iterator[FileEntry]:
+        user = self._habits.user
+        for entry in sandbox.list_files("/", limit=MOST_ENTRIES, user=user):
+            if _paths.is_systems(entry.path):
+                continue
+            if entry.is_file or entry.is_dir:
+                yield entry
+            if entry.is_dir:
+                for below in sandbox.list_files(entry.path, recursive=True, limit=MOST_ENTRIES, user=user):
+                    if (below.is_file or below.is_dir) and not _paths.is_junk(below.path):
+                        yield below
+        for path in known:
+            if _paths.is_systems(path):
+                with contextlib.suppress(*OF_FILES):
+                    yield sandbox.stat(path, user=user)

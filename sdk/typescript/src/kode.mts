@@ -1,0 +1,2 @@
+// The same classes as `require` gives: there is one copy of each.
+export * from './kode.js';
