@@ -62,7 +62,7 @@ table=$(
     echo "| one more command, to its end | n | p50 | p90 | p99 |"
     echo "| --- | --- | --- | --- | --- |"
     jq -r "$row" <<<"$exec"
-    jq -r "$row" <<<"$rest" | sed 's/| rest |/| exec over HTTP |/'
+    jq -r ".items[] | $row" <<<"$rest" | sed 's/| rest |/| exec over HTTP |/; s/| look |/| look at a sandbox over HTTP |/'
     jq -r ".items[] | $row" <<<"$exec_others"
     echo
     echo "| in a running node | n | p50 | p90 | p99 |"

@@ -4,6 +4,7 @@
 # kernel's package is only unpacked.
 #
 #   VM_PARTS     parts to run (default: full without-landlock systemd); `quick` leaves out what takes minutes, `cgroups` is what its name says
+#   VM_TESTS     only tests whose `PROGRAM MODULE::NAME` matches this (grep -E), for those who work on them
 #   VM_TIMEOUT   seconds until one part is given up (default: 1200)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -94,12 +95,18 @@ while read -r test program; do
     comm -23 <("$program" --list --format=terse | sort) <("$program" --list --format=terse --ignored | sort) |
         sed -n 's/: test$//p' | grep -vE '^document::|::random::|ten_thousand|hundreds_of_commands' | sed "s/^/$test /" >>"$guest/tests" || true
 done <<<"$built"
+if [ -n "${VM_TESTS:-}" ]; then
+    grep -E -- "$VM_TESTS" "$guest/tests" >"$guest/some" || { echo "test-vm: no test matches $VM_TESTS"; exit 2; }
+    mv "$guest/some" "$guest/tests"
+fi
 
 mkdir -p "$place/initramfs/bin"
 cp /bin/busybox "$place/initramfs/bin/"
 install -m755 scripts/vm/init "$place/initramfs/init"
+# What this kernel has built in, or no longer has (libcrc32c), is no module.
 for module in virtio_blk overlay loop libcrc32c erofs; do
-    xz -dc "$(find "$kernel/lib/modules" -name "$module.ko.xz")" >"$place/initramfs/$module.ko"
+    file=$(find "$kernel/lib/modules" -name "$module.ko.xz")
+    [ -z "$file" ] || xz -dc "$file" >"$place/initramfs/$module.ko"
 done
 (cd "$place/initramfs" && find . | cpio -o -H newc --quiet) >"$place/initramfs.cpio"
 rm -f "$place/disk.img"

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Each point holds for each kind.
-fn on_each(point: fn(Kind)) {
+pub fn on_each(point: fn(Kind)) {
     [Kind::Process, Kind::Hardened].into_iter().for_each(point);
 }
 

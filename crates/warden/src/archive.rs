@@ -1,11 +1,20 @@
 //! Directories as tar streams, packed and unpacked inside the sandbox by the file helper, with the sandbox user's rights.
 
-use crate::files::{Link, entry, error, hung_up};
+use crate::{
+    beneath::{Beneath, plain, times},
+    files::{Link, entry, error, hung_up, refuse_proc},
+};
 use csb_types::{FileError, FileErrorCode};
 use csb_wire::{CHUNK, FileReply, Tag};
+use rustix::fs::{Mode, OFlags};
 use std::{
-    fs,
+    ffi::{CStr, OsStr},
+    fs::{self, File},
     io::{self, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
+    },
     path::Path,
 };
 
@@ -16,13 +25,14 @@ pub(crate) fn pack(link: &mut Link, path: &Path) -> Result<FileReply, FileError>
     let mut out = Sender { link, buffer: Vec::with_capacity(CHUNK), bytes: 0 };
     let done = (|| {
         let mut builder = tar::Builder::new(&mut out);
-        builder.follow_symlinks(false);
         builder.sparse(false);
         if meta.is_dir() {
-            pack_directory(&mut builder, path, Path::new(""))?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            pack_directory(&mut builder, &rustix::fs::open(path, flags, Mode::empty())?, Path::new(""))?;
         } else {
-            let name = path.file_name().unwrap_or_default().to_owned();
-            pack_one(&mut builder, path, Path::new(&name))?;
+            // `path` may end in a link; the file that it names goes under the link's name.
+            let file = crate::files::open_regular(path).map_err(|e| io::Error::other(e.message))?;
+            pack_file(&mut builder, file, Path::new(path.file_name().unwrap_or_default()))?;
         }
         builder.finish()
     })();
@@ -31,40 +41,56 @@ pub(crate) fn pack(link: &mut Link, path: &Path) -> Result<FileReply, FileError>
     Ok(FileReply { bytes, entry: entry(path).ok(), truncated: false })
 }
 
-fn pack_directory<W: Write>(builder: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
-    let mut found: Vec<_> = fs::read_dir(path)?.collect::<Result<_, _>>()?;
-    found.sort_unstable_by_key(fs::DirEntry::file_name);
+/// What changes meanwhile is packed as it was or is, or left out, but nothing from elsewhere: every step goes from a directory
+/// that is open to a name in it, through no link.
+fn pack_directory<W: Write>(builder: &mut tar::Builder<W>, directory: &OwnedFd, name: &Path) -> io::Result<()> {
+    let mut found = Vec::new();
+    for item in rustix::fs::Dir::read_from(directory)? {
+        let item = item?;
+        if ![c".", c".."].contains(&item.file_name()) {
+            found.push(item.file_name().to_owned());
+        }
+    }
+    found.sort_unstable();
     for item in found {
-        pack_one(builder, &item.path(), &name.join(item.file_name()))?;
+        let name = name.join(OsStr::from_bytes(item.to_bytes()));
+        match pack_one(builder, directory, &item, &name) {
+            // Gone, or another kind of thing by now: an archive of a live directory is a moment, not a promise.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO)) => {}
+            other => other?,
+        }
     }
     Ok(())
 }
 
-fn pack_one<W: Write>(builder: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        // Gone in between: an archive of a live directory is a moment, not a promise.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
+fn pack_one<W: Write>(builder: &mut tar::Builder<W>, parent: &OwnedFd, item: &CStr, name: &Path) -> io::Result<()> {
+    let open = |at: &OwnedFd, item: &CStr, flags: OFlags| {
+        rustix::fs::openat(at, item, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     };
+    let it = open(parent, item, OFlags::PATH)?;
+    let meta = File::from(it.try_clone()?).metadata()?;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&meta);
     if meta.is_dir() {
-        builder.append_dir(name, path)?;
-        return pack_directory(builder, path, name);
-    }
-    if meta.is_symlink() {
-        let mut header = tar::Header::new_gnu();
-        header.set_metadata(&meta);
-        return builder.append_link(&mut header, name, fs::read_link(path)?);
-    }
-    if !meta.is_file() {
+        let directory = open(&it, c".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        builder.append_data(&mut header, name, io::empty())?;
+        pack_directory(builder, &directory, name)
+    } else if meta.is_symlink() {
+        let target = rustix::fs::readlinkat(&it, c"", Vec::new())?;
+        builder.append_link(&mut header, name, OsStr::from_bytes(target.to_bytes()))
+    } else if meta.is_file() {
+        let file = File::from(open(parent, item, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?);
+        match file.metadata()?.is_file() && refuse_proc(&file).is_ok() {
+            true => pack_file(builder, file, name),
+            false => Ok(()),
+        }
+    } else {
         // FIFOs, sockets and devices have no content to carry.
-        return Ok(());
+        Ok(())
     }
-    let file = match crate::files::open_regular(path) {
-        Ok(file) => file,
-        Err(e) if matches!(e.code, FileErrorCode::NotFound | FileErrorCode::NotRegular) => return Ok(()),
-        Err(e) => return Err(io::Error::other(e.message)),
-    };
+}
+
+fn pack_file<W: Write>(builder: &mut tar::Builder<W>, file: File, name: &Path) -> io::Result<()> {
     let meta = file.metadata()?;
     let mut header = tar::Header::new_gnu();
     header.set_metadata(&meta);
@@ -94,37 +120,59 @@ fn unpack_from(input: &mut Receiver<'_>, path: &Path) -> Result<u64, FileError> 
         Some(_) => error("unpack into", path, e),
         None => FileError { code: FileErrorCode::BadArchive, message: format!("the archive cannot be unpacked: {e}") },
     };
+    let outside = |name: &Path| {
+        let message = format!("the archive holds `{}`, which leads out of the directory", name.display());
+        FileError { code: FileErrorCode::BadArchive, message }
+    };
+    let below = Beneath::new(path).map_err(|e| error("unpack into", path, &e))?;
     let mut archive = tar::Archive::new(input);
-    archive.set_preserve_permissions(true);
-    // Set-user-id means nothing in a sandbox, and too much on a volume of the host.
-    archive.set_mask(0o6000);
-    archive.set_preserve_mtime(true);
-    archive.set_overwrite(true);
-    // Ids in an archive are somebody else's; files belong to the user who unpacks.
-    archive.set_preserve_ownerships(false);
     let mut written = 0;
     for item in archive.entries().map_err(|e| bad(&e))? {
         let mut item = item.map_err(|e| bad(&e))?;
         let name = item.path().map_err(|e| bad(&e))?.into_owned();
-        let kind = item.header().entry_type();
-        let carried =
-            kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link() || kind.is_gnu_sparse();
-        if !carried {
-            continue;
+        let plain = plain(&name).ok_or_else(|| outside(&name))?;
+        if !plain.as_os_str().is_empty() {
+            written += unpack_one(&mut item, &below, &plain).map_err(|e| match errno(&e) {
+                Some(libc::EXDEV) => outside(&name),
+                Some(errno) => error("unpack", &path.join(&plain), &io::Error::from_raw_os_error(errno)),
+                None => bad(&e),
+            })?;
         }
-        let size = if kind.is_file() || kind.is_gnu_sparse() { item.size() } else { 0 };
-        // `unpack_in` keeps names below `path` and tells when it skipped one that would leave it.
-        let inside = item.unpack_in(path).map_err(|e| match errno(&e) {
-            Some(errno) => error("unpack", &path.join(&name), &io::Error::from_raw_os_error(errno)),
-            None => bad(&e),
-        })?;
-        if !inside {
-            let message = format!("the archive holds `{}`, which leads out of the directory", name.display());
-            return Err(FileError { code: FileErrorCode::BadArchive, message });
-        }
-        written += size;
     }
     Ok(written)
+}
+
+/// Bytes of the file that was written. Ids in an archive are somebody else's: files belong to the user who unpacks.
+fn unpack_one<R: Read>(item: &mut tar::Entry<'_, R>, below: &Beneath, name: &Path) -> io::Result<u64> {
+    let kind = item.header().entry_type();
+    // Set-user-id means nothing in a sandbox, and too much on a volume of the host.
+    let mode = item.header().mode().ok().map(|mode| mode & 0o1777);
+    let modified = item.header().mtime().ok();
+    // Archives of before 1988 have no kind for directories.
+    let directory =
+        kind.is_dir() || (kind.is_file() && item.header().as_ustar().is_none() && item.path_bytes().ends_with(b"/"));
+    if directory {
+        below.directory(name)?;
+        mode.map_or(Ok(()), |mode| below.set_mode(name, mode))?;
+    } else if kind.is_symlink() || kind.is_hard_link() {
+        let target = item.link_name()?.filter(|target| !target.as_os_str().is_empty());
+        let target = target.ok_or_else(|| io::Error::other(format!("the link `{}` names nothing", name.display())))?;
+        match kind.is_symlink() {
+            true => below.symlink(name, &target, modified)?,
+            false => {
+                below.hard_link(name, &plain(&target).ok_or_else(|| io::Error::from_raw_os_error(libc::EXDEV))?)?
+            }
+        }
+    } else if kind.is_file() || kind.is_gnu_sparse() {
+        let mut file = below.file(name)?;
+        let bytes = io::copy(item, &mut file)?;
+        if let Some(modified) = modified {
+            rustix::fs::futimens(&file, &times(modified))?;
+        }
+        mode.map_or(Ok(()), |mode| file.set_permissions(fs::Permissions::from_mode(mode)))?;
+        return Ok(bytes);
+    }
+    Ok(0)
 }
 
 /// The kernel's answer behind an error, which `tar` wraps once for each thing it was doing.

@@ -320,7 +320,7 @@ fn open_plain(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
     Ok(fd.into())
 }
 
-fn refuse_proc(file: &File) -> io::Result<()> {
+pub(crate) fn refuse_proc(file: &File) -> io::Result<()> {
     match rustix::fs::fstatfs(file) {
         Ok(stat) if stat.f_type == PROC_SUPER_MAGIC => Err(io::Error::new(io::ErrorKind::Unsupported, "a /proc file")),
         Ok(_) => Ok(()),

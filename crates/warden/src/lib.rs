@@ -5,6 +5,7 @@
 //! Knows nothing of HTTP, databases, users or templates.
 
 mod archive;
+mod beneath;
 mod blank;
 mod daemon;
 mod exec;
