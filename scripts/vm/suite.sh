@@ -84,6 +84,8 @@ as_root() {
     check 'root: csb doctor finds that sandboxes run' says 'started and ended' /vm/csb doctor
     check 'root: csb run' says '1000 42' /vm/csb run -- sh -c 'echo $(id -u) $((6 * 7))'
     check 'root: csb run with Python' says 'forty-two' /vm/csb run --lang python -c 'print("forty-two")'
+    check 'root: csb doctor finds what hardened sandboxes need' says 'images with EROFS' /vm/csb doctor
+    check 'root: csb run --kind hardened' says '1000 42' /vm/csb run --kind hardened -- sh -c 'echo $(id -u) $((6 * 7))'
     check 'root: csb run on a disk of its own' says '16777216' \
         /vm/csb run --storage disk --disk 64m -- sh -c 'head -c 16m /dev/zero > f; stat -c %s f'
     check 'root: disk speed is limited' says '3145728' /vm/csb run --storage disk --disk 64m --write-bps 1m --timeout 60s -- sh -c \

@@ -189,5 +189,13 @@ fn disk() {
     plan.upper = csb_wire::UpperPlan::Disk { image };
     let refused = warden.try_create(plan).err().unwrap();
     assert!(refused.contains("disk image"), "{refused}");
+    // Nor files of its own, whoever asks for them: no weaker sandbox takes the place of a hardened one.
+    let mut plan = warden.plan(Limits::default());
+    plan.kind = csb_types::Kind::Hardened;
+    let image = warden.dir().join("layer.image");
+    csb_tests::image::of_directory(&warden.dir().join("layer"), &image);
+    (plan.layers, plan.binds) = (vec![image], vec![]);
+    let refused = warden.try_create(plan).err().unwrap();
+    assert!(refused.contains("mount the image"), "{refused}");
     warden.create().assert_works();
 }

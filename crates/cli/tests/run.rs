@@ -196,6 +196,27 @@ fn a_directory_or_a_tar_file_is_a_template_without_a_name() {
 }
 
 #[test]
+fn a_kind_is_what_was_asked_for() {
+    let csb = Csb::new();
+    let root = rootfs();
+    let path = root.path().to_str().unwrap();
+    let seen = |kind: &str| {
+        let line = ["--kind", kind, "--template", path, "--", "sh", "-c", "cat /mark /proc/vmstat; ls -l /mark >&2"];
+        let output = csb.run(&line);
+        assert!(output.status.success(), "{output:?}");
+        // The owner on the image is the one inside, as in a layer.
+        assert!(text(&output.stderr).contains(" root "), "{output:?}");
+        text(&output.stdout)
+    };
+    assert_eq!(seen("hardened"), "first\n");
+    assert_ne!(seen("process"), "first\n");
+    // Changed since, its image is made anew.
+    fs::write(root.path().join("mark"), "second\n").unwrap();
+    assert_eq!(seen("hardened"), "second\n");
+    assert_eq!(csb.run(&["--kind", "microvm", "--", "true"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_template_is_added_listed_replaced_and_forgotten() {
     let csb = Csb::new();
     let root = rootfs();

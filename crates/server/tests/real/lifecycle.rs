@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("a_sandbox_looks_as_it_was_asked_for", views),
+        trial("a_hardened_sandbox_is_made_by_each_call_that_makes_one", hardened),
         trial("a_repeated_create_answers_the_same_also_after_a_restart", idempotent),
         trial("pages_hold_every_sandbox_once", pages),
         trial("a_paused_sandbox_refuses_execs_until_resumed", paused),
@@ -53,6 +54,46 @@ async fn views(host: Host) {
     let stats = user.get(&format!("/api/v1/sandboxes/{id}/stats")).await.expect(200);
     assert_eq!((&stats["memory_limit"], &stats["pids_limit"]), (&json!(128 << 20), &json!(64)));
     assert!(stats["cpu_usec"].as_u64().unwrap() > 0, "{stats}");
+    server.stop().await;
+}
+
+async fn hardened(host: Host) {
+    if !rustix::process::geteuid().is_root() {
+        let server = host.dev().await;
+        let refused = server.user("u").await.post("/api/v1/sandboxes", json!({"sandbox": {"kind": "hardened"}})).await;
+        assert_eq!(code(&refused), "unsupported");
+        return server.stop().await;
+    }
+    // Small, so that little is copied.
+    let root = host.dir.join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
+    for name in ["sh", "cat", "wc"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+    }
+    csb_image::Store::open(host.dir.join("templates")).unwrap().import_dir("small", &root).unwrap();
+
+    let server = host.dev().await;
+    let user = server.user("u").await;
+    let kind = json!({"kind": "hardened"});
+    let request = json!({"template": "small", "sandbox": kind});
+    let made = user.post("/api/v1/sandboxes", request.clone()).await.expect(201);
+    let acquired = user.post("/api/v1/sandbox/acquire", request).await.expect(200);
+    let session = json!({"template_id": "small", "sandbox": kind});
+    let session = user.post("/api/v1/sessions", session).await.expect(201);
+    let of_session = session["sandbox_id"].as_str().unwrap().to_owned();
+    let mut ids = vec![of_session];
+    for view in [made, acquired] {
+        assert_eq!(view["kind"], "hardened", "{view}");
+        ids.push(view["sandbox_id"].as_str().unwrap().to_owned());
+    }
+    server.stop().await;
+    let server = host.dev().await;
+    let user = server.user("u").await;
+    for id in &ids {
+        assert_eq!(user.get(&format!("/api/v1/sandboxes/{id}")).await.expect(200)["kind"], "hardened");
+        assert_eq!(sh(&user, id, "cat /proc/vmstat | wc -c").await["stdout"], "0\n");
+    }
     server.stop().await;
 }
 
