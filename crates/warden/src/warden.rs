@@ -104,7 +104,6 @@ impl Warden {
         }
         while self.stock.wants() && self.restock() {}
         loop {
-            self.greet();
             self.flush();
             self.bury();
             if self.ending && self.held.is_empty() && self.stock.is_gone() {
@@ -217,11 +216,19 @@ impl Warden {
         }
     }
 
+    /// Sends what the server takes now.
     fn flush(&mut self) {
-        if let Some(server) = &mut self.server {
+        loop {
+            self.greet();
+            let Some(server) = &mut self.server else { return };
             let lost = server.outbox.flush(&server.conn).is_err() || server.outbox.len() > MOST_WAITING;
+            let full = !server.outbox.is_empty();
             if lost {
-                self.lose_server();
+                return self.lose_server();
+            }
+            // Nothing wakes us for what is left to tell but a server that is behind.
+            if full || !self.greets {
+                return;
             }
         }
     }
@@ -277,14 +284,12 @@ impl Warden {
         self.greets = true;
     }
 
-    /// Tells a new server of sandboxes, as many as it takes: each descriptor is open here until it is taken.
+    /// Tells a new server of sandboxes, some at a time: each descriptor is open here until it is taken.
     fn greet(&mut self) {
-        while self.server.as_ref().is_some_and(|server| server.outbox.len() < BATCH) {
+        while self.greets && self.server.as_ref().is_some_and(|server| server.outbox.len() < BATCH) {
             let Some(id) = self.greeting.pop() else {
-                if std::mem::take(&mut self.greets) {
-                    self.say(&FromWarden::HeldEnd, vec![]);
-                }
-                return;
+                self.greets = false;
+                return self.say(&FromWarden::HeldEnd, vec![]);
             };
             let Some(held) = self.held.get(&id) else { continue };
             match held.control() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("the_next_server_finds_sandboxes_and_execs_and_loses_no_byte", found_again),
+        trial("many_sandboxes_are_found_by_a_warden_that_has_nothing_else_to_do", many),
         trial("results_of_execs_that_ended_meanwhile_are_known", ended_meanwhile),
         trial("a_timeout_holds_over_a_restart", timeout),
         trial("a_paused_sandbox_is_found_paused", paused),
@@ -62,6 +63,23 @@ async fn found_again(host: Host) {
     assert_eq!((result.exit_code, out, err), (0, expected("o"), expected("e")));
     assert_eq!(sh(&again, "echo $KEY").await.1, "value\n");
     within(again.release()).await.unwrap();
+    within(node.stop_all()).await;
+}
+
+async fn many(host: Host) {
+    let node = host.node(0).await;
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(node.create(crate::support::small()).await.unwrap().id().clone());
+    }
+    within(node.shutdown()).await;
+    // Whatever the warden still had to do is done.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let node = within(host.node(0)).await;
+    for id in &ids {
+        let sandbox = node.get(id).expect("the sandbox is found again");
+        assert_eq!(sh(&sandbox, "echo here").await.1, "here\n");
+    }
     within(node.stop_all()).await;
 }
 
