@@ -132,6 +132,37 @@ fn two_mounts_of_an_image_share_no_inode() {
 }
 
 #[test]
+fn an_image_on_an_overlay_is_mounted_through_a_device_that_goes_with_the_mount() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (lower, upper, work, from) = (place("lower"), place("upper"), place("work"), place("from"));
+    std::fs::write(Path::new(&from).join("file"), "through a device").unwrap();
+    let options = [("lowerdir", Some(&*lower)), ("upperdir", Some(&*upper)), ("workdir", Some(&*work))];
+    let overlay = Tree::new("overlay", &options, Default::default()).unwrap();
+    let aside = PathBuf::from(format!("/proc/self/fd/{}", overlay.as_fd().as_raw_fd()));
+    let (tree, root) = mounted(Path::new(&from), &aside);
+    assert_eq!(std::fs::read(root.join("file")).unwrap(), b"through a device");
+    // Major 7: a loop device.
+    let device = rustix::fs::major(root.join("file").metadata().unwrap().dev());
+    assert_eq!(device, 7);
+    let minor = rustix::fs::minor(root.join("file").metadata().unwrap().dev());
+    drop(tree);
+    let backing = PathBuf::from(format!("/sys/block/loop{minor}/loop/backing_file"));
+    // The last close frees it, a moment later.
+    for _ in 0..200 {
+        if !std::fs::read_to_string(&backing).is_ok_and(|file| file.trim_end().ends_with("/image")) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the device is still there");
+}
+
+#[test]
 fn a_tree_past_its_caps_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("from");
