@@ -60,7 +60,8 @@ struct Init {
     outbox: Outbox,
 }
 
-/// Serves the control socket until every server end of it is closed, which is the end of the sandbox.
+/// Serves the control socket until the warden ends this process, or ends itself. Rootless, where no end of the server's is kept
+/// here, also until every one of them is closed.
 pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
     let signals = process::signal_fd(&[SIGCHLD])?;
     conn.set_nonblocking(true)?;
