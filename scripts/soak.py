@@ -36,8 +36,9 @@ SERVER_MARGIN = 24 << 20
 WARDEN_MARGIN = 2 << 20
 DESCRIPTOR_MARGIN = 16
 DISK = "384m"
-# Processes, each in a group, that the warden keeps ready for sandboxes to come, at most.
+# Processes, each in a group, that the warden keeps ready for sandboxes to come, at most; and those that fork them.
 KEPT_READY = 64
+FORKERS = 2
 # Seconds until sandboxes are made again after an accident.
 RECOVERY = 30
 
@@ -153,7 +154,7 @@ class Host:
         """Control groups of this server's sandboxes, in every hierarchy; their parent's name is known from a process in one."""
         for pid in children(self.warden()) if self.parent is None else []:
             found = re.search(r"/(csb-[0-9a-f]{16})/", Path(f"/proc/{pid}/cgroup").read_text())
-            self.parent = found and found[1]
+            self.parent = found[1] if found else self.parent
         if self.parent is None:
             return set()
         command = ["find", "/sys/fs/cgroup", "-mindepth", "2", "-path", f"*/{self.parent}*", "-type", "d"]
@@ -422,7 +423,7 @@ def release_all(host: Host, users: list[User]) -> dict[str, Any]:
         stats = host.stats()
         pool = stats["pool"]
         quiet = stats["sandboxes"] == {"running": 0, "paused": 0} and pool["in_use"] == 0 and pool["ready"] >= pool["min"]
-        if quiet and pool["ready"] <= len(children(stats["warden"]["pid"])) <= pool["ready"] + KEPT_READY:
+        if quiet and pool["ready"] <= len(children(stats["warden"]["pid"])) <= pool["ready"] + KEPT_READY + FORKERS:
             return stats
         if time.monotonic() > deadline:
             raise Wrong(f"sandboxes remain: {stats}, children of the warden {children(stats['warden']['pid'])}\n{host.said()}")

@@ -5,11 +5,16 @@ use crate::{
     options, print,
 };
 use clap::{Args, Subcommand};
+use csb_sys::process::PidFd;
 use csb_wire::{FromWarden, ToWarden, VERSION};
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// For a warden to end after it said that it does.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub enum WardenCommand {
@@ -103,14 +108,18 @@ fn stop(connection: &csb_sys::packet::Conn) -> std::io::Result<u32> {
     connection.send(&csb_wire::encode(&ToWarden::Stop { seq: SEQ }), &[])?;
     let mut sandboxes = 0;
     let mut done = false;
-    // Read to the end: the warden answers before it has ended, and whoever starts one next must not meet this one.
+    let mut warden = None;
     while let Some((bytes, _)) = connection.recv()? {
         match csb_wire::decode(&bytes).map_err(|e| other(e.to_string()))? {
-            FromWarden::Welcome { held, .. } => sandboxes = held,
+            FromWarden::Welcome { held, pid, .. } => (sandboxes, warden) = (held, PidFd::open(pid).ok()),
             FromWarden::Done { seq: SEQ } => done = true,
             FromWarden::Failed { seq: SEQ, failure } => return Err(other(failure.to_string())),
             _ => {}
         }
+    }
+    // It answers before it has ended. Whoever starts one next must not meet this one, and nothing of it keeps the disk busy.
+    if warden.is_some_and(|warden| !warden.wait(PATIENCE).unwrap_or(true)) {
+        return Err(other("it does not end".into()));
     }
     if done { Ok(sandboxes) } else { Err(other("it ended without an answer".into())) }
 }

@@ -3,7 +3,7 @@
 //! Knows nothing of what sandboxes are for; a lost connection is reported, what to do about it is the node's business.
 
 use crate::port::Port;
-use csb_sys::packet::Conn;
+use csb_sys::{packet::Conn, process::PidFd};
 use csb_types::{Limits, SandboxId, Usage};
 use csb_wire::{Failure, FromWarden, Jail, JailPlan, Mode, ToWarden, VERSION};
 use std::{
@@ -239,9 +239,15 @@ impl Client {
         }
     }
 
-    /// Ends every sandbox and the warden.
+    /// Ends every sandbox and the warden, and waits until nothing of it is open any more: another one may be started at once.
     pub async fn stop(&self) -> Result<(), WardenError> {
-        self.done(|seq| ToWarden::Stop { seq }).await
+        // Opened while it lives, so that the pid is its own.
+        let warden = PidFd::open(self.pid).ok();
+        self.done(|seq| ToWarden::Stop { seq }).await?;
+        if let Some(warden) = warden {
+            let _ = tokio::task::spawn_blocking(move || warden.wait(PATIENCE)).await;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use csb_sys::{mount::Tree, ns, seccomp::Filter};
 use csb_wire::{Failure, Mode};
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -60,6 +60,30 @@ impl Host {
 }
 
 impl Host {
+    /// As a warden of root prepared it, in another process of its: with what `shared` gave there.
+    pub fn inherited(stage: OwnedFd, net: OwnedFd, idmap: bool) -> Self {
+        Self {
+            mode: Mode::Root,
+            idmap,
+            stage: Stage::Shared(stage),
+            hidden: proc::Hidden::on_this_kernel(),
+            filter: Filter::sandbox(),
+            narrow_filter: Filter::hardened(),
+            no_set_id: Filter::no_set_id(),
+            counts_per_namespace: true,
+            ids: (0, 0),
+            net,
+        }
+    }
+
+    /// What another process needs to build sandboxes: the stage, and the host's network namespace. None when rootless.
+    pub fn shared(&self) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        match &self.stage {
+            Stage::Shared(stage) => Some((stage.as_fd(), self.net.as_fd())),
+            Stage::Own(_) => None,
+        }
+    }
+
     /// Whether the network namespace is as good as new. The caller is in its own again afterwards.
     pub fn is_untouched(&self, net: &OwnedFd) -> io::Result<bool> {
         ns::enter_net(net)?;

@@ -3,7 +3,7 @@
 use crate::{Host, Step};
 use csb_sys::ns::{IdRange, user_namespace};
 use csb_wire::{Failure, Mode};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Ids of one sandbox.
 pub const IDS: u32 = 65536;
@@ -38,6 +38,16 @@ impl Ids {
         let map = [IdRange { inside: 0, outside: first_uid, count: IDS }];
         let tenant = user_namespace(&map, &map, false, Some(first_uid + LAST_ID)).step("make the user namespace")?;
         Ok(Self { first_uid, tenant: Some(tenant) })
+    }
+
+    /// Those of a place whose user namespace another process made.
+    pub fn received(first_uid: u32, tenant: OwnedFd) -> Self {
+        Self { first_uid, tenant: Some(tenant) }
+    }
+
+    /// The user namespace that commands enter; none where the init makes it.
+    pub fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.tenant.as_ref().map(AsFd::as_fd)
     }
 
     /// What a child needs open to become a sandbox with these ids.

@@ -4,11 +4,13 @@
 //! would stay locked in the child for ever.
 
 use crate::check::{check, check_long};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     ffi::{CStr, CString},
     io, mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
+    time::{Duration, Instant},
 };
 
 pub use libc::{
@@ -30,13 +32,17 @@ pub enum Fork {
 /// Forks with the namespaces of `flags`, into cgroup `cgroup` where given (cgroup v2, Linux 5.7).
 /// The caller has one thread.
 pub fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    clone3(flags as u32 as u64, SIGCHLD as u64, cgroup)
+}
+
+fn clone3(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // SAFETY: all-zero clone_args are valid; without CLONE_VM the child has its own copy of our memory and stack,
     // as after fork(2).
     unsafe {
         let mut args: libc::clone_args = mem::zeroed();
-        args.flags = flags as u32 as u64;
-        args.exit_signal = SIGCHLD as u64;
+        args.flags = flags;
+        args.exit_signal = exit_signal;
         if let Some(fd) = cgroup {
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = fd.as_raw_fd() as u64;
@@ -46,6 +52,11 @@ pub fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
             pid => Ok(Fork::Parent(pid as i32)),
         }
     }
+}
+
+/// As `fork`, of a child that is our parent's: it alone is told of the end, and its death is the parent's that the child sees.
+pub fn fork_for_parent(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    clone3((flags | libc::CLONE_PARENT) as u32 as u64, 0, cgroup)
 }
 
 /// A child that only waits to be killed, in the new namespaces of `flags`, and shares our memory: nothing is copied for it.
@@ -358,6 +369,43 @@ pub fn take_descriptor(pid: i32, number: RawFd) -> io::Result<OwnedFd> {
     rustix::process::pidfd_getfd(process, number, rustix::process::PidfdGetfdFlags::empty()).map_err(Into::into)
 }
 
+/// The kernel's flags of a process (`PF_*`): the ninth field of its `stat` (proc_pid_stat(5)), below an open `/proc`.
+pub fn flags(proc: impl AsFd, pid: i32) -> io::Result<u64> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, format!("{pid}/stat"), flags, rustix::fs::Mode::empty())?;
+    let mut text = [0; 512];
+    let length = rustix::io::read(&file, &mut text)?;
+    // The second field is the program's own name, in parentheses, with whatever bytes it likes.
+    let rest = text[..length].rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    let field = str::from_utf8(rest).ok().and_then(|rest| rest.split_ascii_whitespace().nth(6));
+    field.and_then(|field| field.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A process that is none of our children, so that its end can be waited for (pidfd_open(2)).
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// The process that has this pid now.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map(Self).map_err(Into::into)
+    }
+
+    /// Waits until it has ended and all it had open is closed; whether that was so in time.
+    pub fn wait(&self, patience: Duration) -> io::Result<bool> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
+            match rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], left.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: no owned descriptor is used after this call: callers exec or have moved what they keep below `first`.
@@ -463,6 +511,37 @@ pub fn spawn_detached(
             Ok(0) => Ok(()),
             _ => Err(io::Error::other("the child could not fork")),
         }
+    }
+}
+
+/// Starts this very program once more as a child, with `name` as its only argument, `fds` at 3, 4, … and no other descriptor but
+/// the standard streams, and an empty environment. The caller has one thread.
+pub fn spawn_self(name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<i32> {
+    let program = rustix::fs::open("/proc/self/exe", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, 0.into())?;
+    let name = CString::new(name)?;
+    // Numbers above all targets, so that no dup2 below overwrites a source that is still needed.
+    let held: Vec<OwnedFd> = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100)).collect::<Result<_, _>>()?;
+    match fork(0, None)? {
+        Fork::Parent(pid) => Ok(pid),
+        // SAFETY: the pointers are to strings that live and to lists that end in null; what is open but not named has
+        // CLOEXEC from here on.
+        Fork::Child => unsafe {
+            for (i, fd) in held.iter().enumerate() {
+                libc::dup2(fd.as_raw_fd(), 3 + i as RawFd);
+            }
+            libc::syscall(libc::SYS_close_range, 3 + held.len() as u32, u32::MAX, 4 /* CLOSE_RANGE_CLOEXEC */);
+            let argv = [name.as_ptr(), ptr::null()];
+            let env: [*const libc::c_char; 1] = [ptr::null()];
+            libc::syscall(
+                libc::SYS_execveat,
+                program.as_raw_fd(),
+                c"".as_ptr(),
+                argv.as_ptr(),
+                env.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            );
+            libc::_exit(127)
+        },
     }
 }
 

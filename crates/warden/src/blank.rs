@@ -1,7 +1,10 @@
 //! A process that waits to become a sandbox: in its namespaces and its cgroup, the host's files left behind. Nothing of any
 //! tenant has been near it.
 
-use crate::init;
+use crate::{
+    forker::{Birth, Forkers},
+    init,
+};
 use csb_jail::{Built, Host, Ids, Shell, Step, Trees, build, failure};
 use csb_sys::{
     cgroup::{self, CgroupError, Group, Root},
@@ -26,6 +29,9 @@ pub(crate) struct Blank {
     pub(crate) limits: Limits,
     pub(crate) slot: u32,
     pub(crate) ids: Ids,
+    /// Numbers in it: see [`Made`].
+    pub(crate) peer: RawFd,
+    pub(crate) tenant: RawFd,
 }
 
 /// What an earlier sandbox of a place left that is as good as new. Making either takes longer than the rest together.
@@ -37,8 +43,19 @@ pub(crate) struct Leavings {
     pub(crate) net: Option<OwnedFd>,
 }
 
-/// Besides a network namespace and, taken from the stage, a mount namespace.
-const NAMESPACES: i32 = process::CLONE_NEWPID | process::CLONE_NEWIPC | process::CLONE_NEWUTS | process::CLONE_NEWTIME;
+/// Those that a process is born in. Its mount namespace it takes from the stage, and its network namespace where there is one.
+pub(crate) fn namespaces(net: bool) -> i32 {
+    let always = process::CLONE_NEWPID | process::CLONE_NEWIPC | process::CLONE_NEWUTS | process::CLONE_NEWTIME;
+    if net { always | process::CLONE_NEWNET } else { always }
+}
+
+/// A process that was made.
+pub(crate) struct Made {
+    pub(crate) pid: i32,
+    /// Numbers there of the server's end of its control socket and of its user namespace; -1: none.
+    pub(crate) peer: RawFd,
+    pub(crate) tenant: RawFd,
+}
 
 /// Processes of ours in each sandbox, its init and the one that waits for the next command: not the tenant's, not counted.
 pub(crate) const OURS: u32 = 2;
@@ -66,20 +83,22 @@ pub(crate) fn refused(error: CgroupError) -> Failure {
 }
 
 impl Blank {
-    /// Makes one for place `slot`, in a new cgroup `name`. `life` is what ends it with the warden.
+    /// Makes one for place `slot`, in a new cgroup `name`. `life` is what ends it with the warden; without `forkers` it is a fork of
+    /// this process.
     pub(crate) fn new(
-        host: &Host,
-        cgroups: &Root,
+        (host, cgroups, life): (&Host, &Root, &OwnedFd),
         name: &str,
         limits: &Limits,
         slot: u32,
         leavings: Leavings,
-        life: &OwnedFd,
+        forkers: Option<&mut Forkers>,
     ) -> Result<Self, Failure> {
         let ids = Ids::take(host, slot, leavings.tenant)?;
         let group = cgroups.create(name, &self::limits(limits)).map_err(refused)?;
-        match start(host, ids, &group, leavings.net.as_ref(), life) {
-            Ok((pid, control, ids)) => Ok(Self { pid, control, group, limits: limits.clone(), slot, ids }),
+        match start(host, ids, &group, leavings.net.as_ref(), life, forkers) {
+            Ok((Made { pid, peer, tenant }, control, ids)) => {
+                Ok(Self { pid, control, group, limits: limits.clone(), slot, ids, peer, tenant })
+            }
             Err(failure) => {
                 // The first error is the one to report; an empty group left behind is found again by `leftovers`.
                 let _ = group.remove();
@@ -105,21 +124,26 @@ fn start(
     group: &Group,
     net: Option<&OwnedFd>,
     life: &OwnedFd,
-) -> Result<(i32, Conn, Ids), Failure> {
+    forkers: Option<&mut Forkers>,
+) -> Result<(Made, Conn, Ids), Failure> {
     let (ours, theirs) = Conn::pair().step("make the control socket")?;
     let joins = group.join_fds().map_err(refused)?;
     let directory = group.dir_fd().map_err(refused)?;
-    let mut flags = NAMESPACES;
+    let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
+    if let Some(forkers) = forkers {
+        let dir = directory.as_ref();
+        let birth = Birth { ids: &ids, ends: (&theirs, &ours), wait: &wait, joins: &joins, dir, net };
+        let made = forkers.fork(host, life, &birth)?;
+        let _ = rustix::io::write(&go, b"x");
+        return Ok((made, ours, ids));
+    }
+    let mut flags = namespaces(net.is_none());
     // A rootless init has its rights only in a namespace of its own; its parent writes the maps, so it waits for them.
     let rootless = host.mode == Mode::Rootless;
     if rootless {
         flags |= process::CLONE_NEWUSER | process::CLONE_NEWNS;
         // The init inherits it, makes its inner namespace, and drops it before anything of a tenant runs.
         process::set_dumpable().step("make the process")?;
-    }
-    let (wait, go) = csb_sys::pipe::pipe().step("make a pipe")?;
-    if net.is_none() {
-        flags |= process::CLONE_NEWNET;
     }
     match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("make the process")? {
         Fork::Child => {
@@ -138,13 +162,14 @@ fn start(
             }
             // If it is dead already, its end is reported like any other.
             let _ = rustix::io::write(&go, b"x");
-            Ok((pid, ours, ids))
+            let made = Made { pid, peer: ours.as_raw_fd(), tenant: ids.as_raw_fd().unwrap_or(-1) };
+            Ok((made, ours, ids))
         }
     }
 }
 
 /// In the new process.
-fn become_init(
+pub(crate) fn become_init(
     host: &Host,
     ids: Ids,
     joins: &[OwnedFd],

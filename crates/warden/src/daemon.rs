@@ -1,7 +1,10 @@
 //! How a warden comes to be: detached, from a sealed copy of this program, behind a socket in the data directory; or forked for
 //! one command.
 
-use crate::warden::{Warden, clear_leftovers};
+use crate::{
+    forker,
+    warden::{Warden, clear_leftovers},
+};
 use csb_jail::Host;
 use csb_sys::{
     cgroup,
@@ -90,17 +93,21 @@ pub fn start_daemon(data_dir: &Path) -> io::Result<Conn> {
     short_connect(&path)
 }
 
-/// Called first in `main`: if this process was started as a warden, runs it to its end.
+/// Called first in `main`: if this process was started as a warden, or by one, runs it to its end.
 pub fn entry() -> Option<std::process::ExitCode> {
-    if std::env::args_os().next().as_deref() != Some(WARDEN_NAME.as_ref()) {
+    let name = std::env::args_os().next()?;
+    let result = if name == forker::NAME {
+        forker::run()
+    } else if name == WARDEN_NAME {
+        let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
+        process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None))
+    } else {
         return None;
-    }
-    let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
-    let result = process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None));
+    };
     match result {
         Ok(()) => Some(std::process::ExitCode::SUCCESS),
         Err(e) => {
-            eprintln!("csb-warden: {e}");
+            eprintln!("{}: {e}", name.to_string_lossy());
             Some(std::process::ExitCode::FAILURE)
         }
     }

@@ -7,6 +7,10 @@ use csb_wire::{ExecPlan, Failure};
 use rustix::fs::{Mode, OFlags};
 use std::{io, os::fd::OwnedFd, time::Instant};
 
+/// Commands that are killed as often before they begin are killed by something that goes on doing so, such as the OOM killer;
+/// then that is what is reported of it.
+const MOST_ATTEMPTS: u32 = 4;
+
 /// A running command, and the ends that the init keeps for the server.
 pub(crate) struct Started {
     pub(crate) pid: i32,
@@ -37,19 +41,24 @@ pub(crate) fn start(
         None => pipes(plan, fds)?,
     };
     let at = Instant::now();
-    let ready = if is_default(plan.user.as_deref()) { parked.take() } else { None };
-    let command = match ready {
-        Some(ready) if ready.give(plan, &streams.child).step("fork")? => ready,
-        _ => {
-            let fresh = Parked::new(built, plan.user.as_deref())?;
-            // Dead already, it has said why, or was killed: either is heard below.
-            fresh.give(plan, &streams.child).step("fork")?;
-            fresh
+    let mut ready = if is_default(plan.user.as_deref()) { parked.take() } else { None };
+    for attempt in 1.. {
+        let command = match ready.take() {
+            Some(ready) if ready.give(plan, &streams.child).step("fork")? => ready,
+            _ => {
+                let fresh = Parked::new(built, plan.user.as_deref())?;
+                // Dead already, it has said why, or was killed: either is heard below.
+                fresh.give(plan, &streams.child).step("fork")?;
+                fresh
+            }
+        };
+        // If it did not begin, the pid was never ours to show; SIGCHLD brings it to the reaper, which does not know it.
+        if command.hear(&built.proc)? || attempt == MOST_ATTEMPTS {
+            let (outputs, stdin) = (streams.outputs, streams.stdin);
+            return Ok(Started { pid: command.pid, mark: command.mark, at, outputs, stdin });
         }
-    };
-    // If it did not begin, the pid was never ours to show; SIGCHLD brings it to the reaper, which does not know it.
-    command.hear()?;
-    Ok(Started { pid: command.pid, mark: command.mark, at, outputs: streams.outputs, stdin: streams.stdin })
+    }
+    unreachable!("the last attempt returns")
 }
 
 fn pipes(plan: &ExecPlan, fds: Vec<OwnedFd>) -> Result<Streams, Failure> {

@@ -13,7 +13,7 @@ use csb_wire::{Begin, Failure, Jail, JailPlan, MOST_DESCRIPTORS, Mode, encode};
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -127,10 +127,9 @@ impl Held {
             frozen: false,
             first_uid: blank.ids.first_uid,
         };
-        let tenant = blank.ids.as_raw_fd().unwrap_or(-1);
-        let Blank { control: ours, group, slot, .. } = blank;
+        let Blank { control: ours, group, slot, peer, tenant, .. } = blank;
         let control = match host.mode {
-            Mode::Root => Control::InInit(ours.as_raw_fd()),
+            Mode::Root => Control::InInit(peer),
             Mode::Rootless => Control::Here(ours.try_clone()?),
         };
         let held = Self {

@@ -10,6 +10,7 @@ mod blank;
 mod daemon;
 mod exec;
 mod files;
+mod forker;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod held;

@@ -73,29 +73,46 @@ impl Parked {
         }
     }
 
-    /// Waits until its program runs, or hears why not. From the moment it is the tenant's user it can be stopped by the tenant's
+    /// Waits until its program runs, or hears why not. False: it was killed before it began, and a tenant's program that kills all
+    /// it can see meant the commands that were there. From the moment it is the tenant's user it can be stopped by the tenant's
     /// programs, and the init must not wait for ever.
-    pub(crate) fn hear(&self) -> Result<(), Failure> {
+    pub(crate) fn hear(&self, proc: &OwnedFd) -> Result<bool, Failure> {
         let started = Instant::now();
         loop {
             let tick = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             match poll(&mut [PollFd::new(&self.conn, PollFlags::IN)], Some(&tick)) {
                 Ok(0) if started.elapsed() < MOST_START => process::kill(self.pid, SIGCONT).map(drop).step("fork")?,
-                Ok(0) => process::kill(self.pid, SIGKILL).map(drop).step("fork")?,
+                Ok(0) => {
+                    process::kill(self.pid, SIGKILL).step("fork")?;
+                    return Err(failure("exec", &io::Error::other("something in the sandbox keeps stopping it")));
+                }
                 Ok(_) => match self.conn.recv() {
-                    // Its end was closed by the exec.
-                    Ok(None) => return Ok(()),
+                    // Its end was closed by the exec, or by its death.
+                    Ok(None) => return Ok(self.has_begun(proc)),
                     Ok(Some((said, _))) => {
                         return Err(decode(&said)
                             .unwrap_or_else(|_| failure("exec", &io::Error::other("it was killed before it began"))));
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    // Dead with the plan unread (unix(7)).
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                     Err(e) => return Err(failure("fork", &e)),
                 },
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(failure("fork", &e.into())),
             }
         }
+    }
+
+    /// Whether one that has closed its end became a program. It is not waited for yet, so its pid is its own.
+    fn has_begun(&self, proc: &OwnedFd) -> bool {
+        // Where one that dies closes its files, it has no memory any more, and so no program.
+        if rustix::fs::readlinkat(proc, format!("{}/exe", self.pid), Vec::new()).is_ok() {
+            return true;
+        }
+        // Over already; the kernel remembers whether it ever left the program that forked it (PF_FORKNOEXEC).
+        const FORKED_ONLY: u64 = 0x40;
+        process::flags(proc, self.pid).is_ok_and(|flags| flags & FORKED_ONLY == 0)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Processes that wait to become sandboxes, and the places they take. Filled when nobody asks for anything.
 //! Knows nothing of plans but their limits.
 
-use crate::blank::{Blank, Leavings};
+use crate::{
+    blank::{Blank, Leavings},
+    forker::Forkers,
+};
 use csb_jail::Host;
 use csb_sys::{
     cgroup::{Group, Root},
@@ -42,6 +45,8 @@ pub(crate) struct Stock {
     nets: Vec<OwnedFd>,
     /// Groups made so far: their names.
     made: u64,
+    /// Fork them; none in a warden for few, or for an ordinary user.
+    forkers: Option<Forkers>,
 }
 
 /// How many are kept: enough for a burst, and at a quarter of a MiB each a thousandth of the host's memory.
@@ -64,6 +69,7 @@ impl Stock {
             fresh: 0,
             nets: Vec::new(),
             made: 0,
+            forkers: (size > 0).then(Forkers::default),
         }
     }
 
@@ -108,7 +114,8 @@ impl Stock {
         self.fresh = self.fresh.max(slot + 1);
         self.made += 1;
         let leavings = Leavings { tenant, net: self.nets.pop() };
-        let made = Blank::new(host, cgroups, &format!("s{}", self.made), &self.limits, slot, leavings, life);
+        let (name, forkers) = (format!("s{}", self.made), self.forkers.as_mut());
+        let made = Blank::new((host, cgroups, life), &name, &self.limits, slot, leavings, forkers);
         if made.is_err() {
             self.give_back(slot, Leavings::default());
         }
@@ -130,6 +137,7 @@ impl Stock {
     /// Ends all, and makes no more.
     pub(crate) fn end(&mut self) {
         self.size = 0;
+        self.forkers = None;
         while let Some(blank) = self.waiting.pop_front() {
             self.spoil(blank);
         }

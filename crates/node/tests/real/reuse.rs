@@ -131,9 +131,9 @@ except OSError:
         let limits = Limits { pids, ..small().limits };
         let sandbox = node.create(SandboxSpec { limits, ..small() }).await.unwrap();
         for _ in 0..3 {
-            let made = run(&sandbox, ExecSpec::argv(["python3", "-c", FORKS])).await.1;
+            let (end, made, _) = run(&sandbox, ExecSpec::argv(["python3", "-c", FORKS])).await;
             // The place of the process that waits for the next command is free for some milliseconds after it became one.
-            let made: u32 = made.trim().parse().unwrap();
+            let made: u32 = made.trim().parse().unwrap_or_else(|_| panic!("{end:?}"));
             assert!((pids..=pids + 1).contains(&made), "{made} of {pids}");
         }
         within(sandbox.release()).await.unwrap();

@@ -95,18 +95,18 @@ impl Host {
         .await;
     }
 
-    /// Kills the processes that wait to become sandboxes, and waits for their ends.
+    /// Kills the processes that wait to become sandboxes, and those that fork them, and waits for their ends.
     pub async fn kill_waiting(&self) {
         let inits = inits(&self.dir);
-        let waiting: Vec<Pid> =
-            children(&self.dir).filter_map(Pid::from_raw).filter(|pid| !inits.contains(pid)).collect();
+        let all = children(&self.dir).into_iter().chain(forkers(&self.dir));
+        let waiting: Vec<Pid> = all.filter_map(Pid::from_raw).filter(|pid| !inits.contains(pid)).collect();
         assert!(!waiting.is_empty());
         for pid in &waiting {
             // Some live only for a moment.
             let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
         }
         within(async {
-            while children(&self.dir).filter_map(Pid::from_raw).any(|pid| waiting.contains(&pid)) {
+            while children(&self.dir).into_iter().filter_map(Pid::from_raw).any(|pid| waiting.contains(&pid)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -121,17 +121,29 @@ impl Host {
     }
 }
 
-fn children(dir: &Path) -> impl Iterator<Item = i32> {
+fn is_named(pid: i32, name: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim_end() == name)
+}
+
+fn all_children(dir: &Path) -> Vec<i32> {
     let warden = warden(dir).unwrap_or(0);
     let text = std::fs::read_to_string(format!("/proc/{warden}/task/{warden}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>().into_iter()
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Those of the warden's children that fork the others.
+fn forkers(dir: &Path) -> Vec<i32> {
+    all_children(dir).into_iter().filter(|pid| is_named(*pid, "csb-forker")).collect()
+}
+
+/// The warden's children that are, or wait to become, sandboxes.
+fn children(dir: &Path) -> Vec<i32> {
+    all_children(dir).into_iter().filter(|pid| !is_named(*pid, "csb-forker")).collect()
 }
 
 /// The inits of the warden of `dir`; its other children wait to become one.
 fn inits(dir: &Path) -> Vec<Pid> {
-    let is_init =
-        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "csb-init\n");
-    children(dir).filter(is_init).filter_map(Pid::from_raw).collect()
+    children(dir).into_iter().filter(|pid| is_named(*pid, "csb-init")).filter_map(Pid::from_raw).collect()
 }
 
 fn warden(dir: &Path) -> Option<i32> {
@@ -177,7 +189,8 @@ impl Left {
             entries: inside("spool") + inside("sandboxes") + inside("disks"),
             descriptors: count("/proc/self/fd"),
             mounts: lines("/proc/self/mounts"),
-            warden_descriptors: count(&format!("/proc/{warden}/fd")),
+            // One for each process that forks, whose number changes.
+            warden_descriptors: count(&format!("/proc/{warden}/fd")).saturating_sub(forkers(dir).len()),
             warden_mounts: lines(&format!("/proc/{warden}/mounts")),
         }
     }
@@ -204,8 +217,8 @@ fn cgroups(dir: &Path) -> usize {
     std::fs::canonicalize(dir).unwrap().as_path().hash(&mut hasher);
     let mut names = HashSet::new();
     below(Path::new("/sys/fs/cgroup"), &format!("csb-{:016x}", hasher.finish()), 0, &mut names);
-    assert!(!names.is_empty() || children(dir).next().is_none(), "a warden with children has groups");
-    names.len().saturating_sub(children(dir).count() - inits(dir).len())
+    assert!(!names.is_empty() || children(dir).is_empty(), "a warden with children has groups");
+    names.len().saturating_sub(children(dir).len() - inits(dir).len())
 }
 
 fn below(dir: &Path, name: &str, depth: u32, found: &mut HashSet<OsString>) {
