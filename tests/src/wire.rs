@@ -157,8 +157,8 @@ impl Warden {
     /// A plan with the test's skeleton and the host's `/usr`.
     pub fn plan(&self, limits: Limits) -> JailPlan {
         let (layer, usr) = match self.kind {
-            Kind::Process => ("layer", PathBuf::from("/usr")),
             Kind::Hardened => ("layer.image", crate::image::of_usr()),
+            _ => ("layer", PathBuf::from("/usr")),
         };
         JailPlan {
             id: SandboxId::random(),
@@ -176,12 +176,12 @@ impl Warden {
     /// A directory as plans of this warden's kind have it.
     pub fn source(&self, directory: PathBuf) -> PathBuf {
         match self.kind {
-            Kind::Process => directory,
             Kind::Hardened => {
                 let image = directory.with_extension(SandboxId::random().as_str());
                 crate::image::of_directory(&directory, &image);
                 image
             }
+            _ => directory,
         }
     }
 

@@ -67,6 +67,8 @@ codes! {
     FileNotFound = "file_not_found", 404, "list a directory with GET /api/v1/sandboxes/{id}/files/list?path=/workspace";
     /// No such template on this host.
     TemplateNotFound = "template_not_found", 404, "list them with GET /api/v1/templates";
+    /// What the options of a kind name is not there: an image, a directory.
+    ResourceNotFound = "resource_not_found", 404, "check the name, or make it available on the server's host";
     /// No such API key.
     KeyNotFound = "key_not_found", 404, "list keys with GET /api/v1/keys";
     /// The path exists already.
@@ -124,6 +126,8 @@ codes! {
     /// This build, host or template cannot do it.
     Unsupported = "unsupported", 501, "the message names what is missing";
     /// The host is full.
+    BackendUnavailable = "backend_unavailable", 503, "start what builds sandboxes of this kind; `csb doctor` shows what this host has";
+    /// The host or the server has no room.
     Capacity = "capacity", 503, "wait as long as `Retry-After` says, or release sandboxes";
     /// The sandbox's disk is full.
     DiskFull = "disk_full", 507, "remove files, or create a sandbox with a larger `resources.disk`";
@@ -196,7 +200,7 @@ impl std::error::Error for Invalid {}
 impl From<csb_types::SpecError> for Invalid {
     fn from(error: csb_types::SpecError) -> Self {
         let code = match error {
-            csb_types::SpecError::NoDisk => ErrorCode::Unsupported,
+            csb_types::SpecError::NoDisk | csb_types::SpecError::Weaker { .. } => ErrorCode::Unsupported,
             _ => ErrorCode::InvalidRequest,
         };
         Self { code, message: error.to_string() }

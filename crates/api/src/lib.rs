@@ -25,9 +25,9 @@ pub use exec::{
 };
 pub use file::{FileEntryView, FileListView, MkdirRequest, MoveRequest, UnpackView, parse_mode};
 pub use sandbox::{
-    IoRequest, IoView, KindName, NetworkName, PatchSandboxRequest, ReleaseRequest, ReleaseView, ResourcesRequest,
-    ResourcesView, SandboxKindRequest, SandboxRequest, SandboxState, SandboxView, StartedByName, StatsView,
-    StorageName,
+    Endpoints, IoRequest, IoView, KindName, NetworkName, PatchSandboxRequest, ReleaseRequest, ReleaseView,
+    ResourcesRequest, ResourcesView, SandboxKindRequest, SandboxRequest, SandboxState, SandboxView, StartedByName,
+    StatsView, StorageName,
 };
 pub use scalar::{Bytes, Cpus, Seconds, rfc3339, time_from_ms};
 pub use session::{SessionRequest, SessionState, SessionView};

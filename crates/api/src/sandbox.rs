@@ -1,7 +1,7 @@
 //! Sandboxes: what is asked, and how they look.
 
 use crate::{Bytes, Cpus, ErrorCode, Invalid, Seconds};
-use csb_types::{IoLimits, Kind, Limits, Net, Phase, SandboxSpec, StartedBy, Upper, Usage};
+use csb_types::{IoLimits, Kind, KindOptions, Limits, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -19,6 +19,7 @@ pub enum KindName {
     Microvm,
     Docker,
     K8s,
+    Oci,
     Vfs,
     Remote,
 }
@@ -28,7 +29,19 @@ impl From<Kind> for KindName {
         match kind {
             Kind::Process => Self::Process,
             Kind::Hardened => Self::Hardened,
+            Kind::Local => Self::Local,
+            Kind::Vfs => Self::Vfs,
+            Kind::Docker => Self::Docker,
+            Kind::Oci => Self::Oci,
+            Kind::Remote => Self::Remote,
         }
+    }
+}
+
+impl KindName {
+    /// The engine's name; none where this build has no such kind.
+    pub fn known(self) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| Self::from(*kind) == self)
     }
 }
 
@@ -55,13 +68,103 @@ pub enum StorageName {
     Disk,
 }
 
-/// How a sandbox is isolated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+/// How a sandbox is isolated, and what its kind alone has. An option of another kind is refused.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxKindRequest {
-    /// Kind; default `process`.
-    #[serde(default)]
-    pub kind: KindName,
+    /// Kind; default: the server's, `process` where it has no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<KindName>,
+    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`: where commands start.
+    #[serde(default, rename = "workDir", alias = "work_dir", skip_serializing_if = "Option::is_none")]
+    pub work_dir: Option<String>,
+    /// `local`: always true.
+    #[serde(default, rename = "enforceBoundary", alias = "enforce_boundary", skip_serializing_if = "Option::is_none")]
+    pub enforce_boundary: Option<bool>,
+    /// `local`: further directories, read-only.
+    #[serde(default, rename = "allowPaths", alias = "allow_paths", skip_serializing_if = "Vec::is_empty")]
+    pub allow_paths: Vec<String>,
+    /// `vfs`: always true.
+    #[serde(default, rename = "memoryOnly", alias = "memory_only", skip_serializing_if = "Option::is_none")]
+    pub memory_only: Option<bool>,
+    /// `docker`: an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// `docker`: the container's network; default `none`.
+    #[serde(default, rename = "networkMode", alias = "network_mode", skip_serializing_if = "Option::is_none")]
+    pub network_mode: Option<String>,
+    /// `oci`: `runc`, `crun` or `runsc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// `remote`: base address of a server, or several, tried in this order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoints>,
+    /// As `resources.memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// As `resources.cpu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpus>,
+    /// `k8s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// `k8s`.
+    #[serde(default, rename = "podTemplate", alias = "pod_template", skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<serde_json::Value>,
+    /// `k8s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<serde_json::Value>,
+}
+
+/// Where other servers are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Endpoints {
+    /// One.
+    One(String),
+    /// Several, the first that answers is taken.
+    Many(Vec<String>),
+}
+
+impl SandboxKindRequest {
+    /// The kind and its options for the engine; `usual` is taken where none is named.
+    pub fn to_kind(&self, usual: Kind) -> Result<(Kind, KindOptions), Invalid> {
+        let kind = match self.kind.map(|name| (name, name.known())) {
+            None => usual,
+            Some((_, Some(kind))) => kind,
+            Some((name, None)) => {
+                let name = format!("{name:?}").to_lowercase();
+                let has = Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
+                let message = format!("sandbox kind `{name}` is not in this build; it has {has}");
+                return Err(Invalid { code: ErrorCode::Unsupported, message });
+            }
+        };
+        for (option, given) in [
+            ("namespace", self.namespace.is_some()),
+            ("podTemplate", self.pod_template.is_some()),
+            ("resources", self.resources.is_some()),
+        ] {
+            if given {
+                return Err(SpecError::Option { option, kind: kind.name() }.into());
+            }
+        }
+        let endpoints = match self.endpoint.clone() {
+            None => vec![],
+            Some(Endpoints::One(one)) => vec![one],
+            Some(Endpoints::Many(many)) => many,
+        };
+        let options = KindOptions {
+            work_dir: self.work_dir.clone(),
+            enforce_boundary: self.enforce_boundary,
+            allow_paths: self.allow_paths.clone(),
+            memory_only: self.memory_only,
+            image: self.image.clone(),
+            network_mode: self.network_mode.clone(),
+            runtime: self.runtime.clone(),
+            endpoints,
+        };
+        Ok((kind, options))
+    }
 }
 
 /// Limits; what is absent keeps its default (in PATCH: its value).
@@ -240,22 +343,17 @@ impl SandboxRequest {
     /// The spec of the engine, checked. `timeout` is the caller's business.
     pub fn to_spec(&self) -> Result<SandboxSpec, Invalid> {
         let unsupported = |what: String| Invalid { code: ErrorCode::Unsupported, message: what };
-        let kind = match self.sandbox.unwrap_or_default().kind {
-            KindName::Process => Kind::Process,
-            KindName::Hardened => Kind::Hardened,
-            other => {
-                let name = format!("{other:?}").to_lowercase();
-                let has = "it has `process` and `hardened`";
-                return Err(unsupported(format!("sandbox kind `{name}` is not in this build; {has}")));
-            }
-        };
+        let asked = self.sandbox.clone().unwrap_or_default();
+        let (kind, options) = asked.to_kind(Kind::default())?;
         let net = match self.network.unwrap_or_default() {
             NetworkName::None => Net::None,
             NetworkName::Allowlist | NetworkName::Full => {
                 return Err(unsupported("network access is not in this build; it has `network: \"none\"`".into()));
             }
         };
-        let resources = self.resources.unwrap_or_default();
+        let mut resources = self.resources.unwrap_or_default();
+        resources.memory = resources.memory.or(asked.memory);
+        resources.cpu = resources.cpu.or(asked.cpu);
         let mut limits = resources.over(&Limits::default())?;
         if resources.disk.is_none() && self.storage != Some(StorageName::Disk) {
             // Less memory alone is no wish for a file system on disk, which takes far longer to make.
@@ -263,6 +361,7 @@ impl SandboxRequest {
         }
         let spec = SandboxSpec {
             kind,
+            options,
             template: check_name("template", self.template.as_deref())?,
             limits,
             net,
@@ -488,7 +587,7 @@ mod tests {
 
     #[test]
     fn kinds_of_this_build_are_taken_and_shown_by_their_names() {
-        for kind in [Kind::Process, Kind::Hardened] {
+        for kind in Kind::ALL {
             let taken = spec(&format!(r#"{{"sandbox":{{"kind":"{}"}}}}"#, kind.name())).unwrap().kind;
             assert_eq!(taken, kind);
             assert_eq!(serde_json::to_value(KindName::from(kind)).unwrap(), kind.name());
@@ -502,7 +601,9 @@ mod tests {
             (r#"{"resources":{"memory":"1"}}"#, "invalid_request: resources: memory = 1 is impossible"),
             (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
             (r#"{"resources":{"pids":-1}}"#, "invalid value"),
-            (r#"{"sandbox":{"kind":"docker"}}"#, "unsupported: sandbox kind `docker`"),
+            (r#"{"sandbox":{"kind":"k8s","namespace":"a"}}"#, "unsupported: sandbox kind `k8s`"),
+            (r#"{"sandbox":{"image":"a"}}"#, "invalid_request: option `image` is none of sandbox kind `process`"),
+            (r#"{"sandbox":{"kind":"local","enforceBoundary":false}}"#, "unsupported: the boundary"),
             (r#"{"sandbox":{"kind":"chroot"}}"#, "unknown variant `chroot`"),
             (r#"{"network":"full"}"#, "unsupported: network"),
             (r#"{"template":"../etc"}"#, "invalid_request: template"),

@@ -36,7 +36,7 @@ impl SessionRequest {
     pub fn sandbox_request(&self) -> Result<SandboxRequest, Invalid> {
         let request = SandboxRequest {
             template: self.template_id.clone(),
-            sandbox: self.sandbox,
+            sandbox: self.sandbox.clone(),
             resources: self.resources,
             env: self.env.clone(),
             metadata: self.metadata.clone(),

@@ -138,6 +138,12 @@ impl From<csb_client::Error> for Failure {
     }
 }
 
+impl From<csb_api::Invalid> for Failure {
+    fn from(error: csb_api::Invalid) -> Self {
+        Self { exit: exit::USAGE, ..Self::new(error.message) }
+    }
+}
+
 impl From<SpecError> for Failure {
     fn from(error: SpecError) -> Self {
         Self { exit: exit::USAGE, ..Self::of(&error) }

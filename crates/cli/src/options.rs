@@ -2,9 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use clap::{Args, ValueEnum};
-use csb_api::{
-    Bytes, Cpus, IoRequest, KindName, NetworkName, ResourcesRequest, SandboxKindRequest, SandboxRequest, StorageName,
-};
+use csb_api::{Bytes, Cpus, IoRequest, NetworkName, ResourcesRequest, SandboxKindRequest, SandboxRequest, StorageName};
 use csb_types::{IoLimits, Limits, parse_bytes, parse_cpus, parse_duration};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -32,6 +30,16 @@ pub enum Kind {
     Process,
     /// The same with files that nothing else has in its page cache, and fewer system calls; needs root
     Hardened,
+    /// A directory; commands are confined to it
+    Local,
+    /// Every file and all output in memory
+    Vfs,
+    /// A container of a Docker Engine
+    Docker,
+    /// A container of runc, crun or runsc
+    Oci,
+    /// A sandbox of another server
+    Remote,
 }
 
 impl From<Kind> for csb_types::Kind {
@@ -39,6 +47,11 @@ impl From<Kind> for csb_types::Kind {
         match kind {
             Kind::Process => Self::Process,
             Kind::Hardened => Self::Hardened,
+            Kind::Local => Self::Local,
+            Kind::Vfs => Self::Vfs,
+            Kind::Docker => Self::Docker,
+            Kind::Oci => Self::Oci,
+            Kind::Remote => Self::Remote,
         }
     }
 }
@@ -65,9 +78,12 @@ pub struct SandboxArgs {
     /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
-    /// How it is isolated: process, or hardened for code that attacks the kernel [default: process]
+    /// How it is isolated: process, hardened, local, vfs, docker, oci, remote; docs/concepts/kinds.md [default: process]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", help_heading = "Sandbox")]
     pub kind: Option<Kind>,
+    /// What its kind alone has, as image=NAME or workDir=DIR; docs/concepts/kinds.md [repeatable]
+    #[arg(long = "opt", value_name = "NAME=VALUE", help_heading = "Sandbox")]
+    pub options: Vec<String>,
     /// What it can reach [default: none]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "NET", help_heading = "Sandbox")]
     pub net: Option<Net>,
@@ -174,8 +190,35 @@ impl SandboxArgs {
         }
     }
 
+    /// `--kind` and `--opt` as the API has them, so that both take the same words.
+    pub fn kind_request(&self) -> Outcome<Option<SandboxKindRequest>> {
+        if self.kind.is_none() && self.options.is_empty() {
+            return Ok(None);
+        }
+        let mut object = serde_json::Map::new();
+        if let Some(kind) = self.kind {
+            object.insert("kind".into(), csb_types::Kind::from(kind).name().into());
+        }
+        for option in &self.options {
+            let Some((name, value)) = option.split_once('=') else {
+                return Err(Failure::new(format!("--opt `{option}` has no `=`")).hint("write --opt NAME=VALUE"));
+            };
+            let value = match (name, value) {
+                (_, "true") => true.into(),
+                (_, "false") => false.into(),
+                ("allowPaths" | "allow_paths", list) => list.split(',').collect::<serde_json::Value>(),
+                ("endpoint", list) if list.contains(',') => list.split(',').collect(),
+                (_, text) => text.into(),
+            };
+            object.insert(name.into(), value);
+        }
+        serde_json::from_value(object.into()).map(Some).map_err(|error| {
+            Failure::new(format!("--opt: {error}")).hint("docs/concepts/kinds.md lists each kind's options")
+        })
+    }
+
     /// The request for a sandbox of a server.
-    pub fn request(&self) -> SandboxRequest {
+    pub fn request(&self) -> Outcome<SandboxRequest> {
         let io = IoRequest {
             read_bps: self.read_bps.map(Bytes),
             write_bps: self.write_bps.map(Bytes),
@@ -192,9 +235,9 @@ impl SandboxArgs {
             cpu_weight: self.cpu_weight,
             io: (io != IoRequest::default()).then_some(io),
         };
-        SandboxRequest {
+        Ok(SandboxRequest {
             template: self.template.clone(),
-            sandbox: self.kind.map(|kind| SandboxKindRequest { kind: KindName::from(csb_types::Kind::from(kind)) }),
+            sandbox: self.kind_request()?,
             resources: (resources != ResourcesRequest::default()).then_some(resources),
             network: self.net.map(|Net::None| NetworkName::None),
             storage: self.storage.map(|s| match s {
@@ -203,7 +246,7 @@ impl SandboxArgs {
             }),
             hostname: self.hostname.clone(),
             ..Default::default()
-        }
+        })
     }
 }
 

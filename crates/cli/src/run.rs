@@ -51,6 +51,8 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             pool: PoolConfig::default(),
             default_template: "host".into(),
             aliases: Default::default(),
+            backends: vec![],
+            workspaces: None,
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;
@@ -175,7 +177,9 @@ fn create_failure(error: &CreateError) -> Failure {
     match error {
         CreateError::Spec(_) => failure.exit(exit::USAGE),
         CreateError::NoTemplate { .. } => failure.hint("`csb template ls` lists them, `csb template add` makes one"),
-        CreateError::Capacity { hint, .. } => failure.hint(hint.clone()),
+        CreateError::Capacity { hint, .. }
+        | CreateError::Missing { hint, .. }
+        | CreateError::Unavailable { hint, .. } => failure.hint(hint.clone()),
         CreateError::Jail { .. } => match csb_sys::ns::denial(!rustix::process::geteuid().is_root()) {
             Some(denial) => {
                 failure.hint(format!("`{}` allows it, `csb doctor` says what else this host lacks", denial.remedy))

@@ -344,13 +344,7 @@ impl Driver {
         if !self.admit(request)? {
             return Ok(());
         }
-        self.sandbox
-            .link
-            .client()
-            .map_err(warden_failed)?
-            .freeze(&self.sandbox.id, frozen)
-            .await
-            .map_err(warden_failed)?;
+        self.sandbox.keeper.freeze(&self.sandbox.id, frozen).await.map_err(warden_failed)?;
         self.sandbox.set_phase(if frozen { Phase::Paused } else { Phase::Running });
         Ok(())
     }
@@ -371,8 +365,7 @@ impl Driver {
         if !limits.io.is_none() && self.sandbox.spec().decided_upper() == Upper::Memory {
             return Err(OpError::Unsupported { what: SpecError::NoDisk.to_string() });
         }
-        let client = self.sandbox.link.client().map_err(warden_failed)?;
-        client.set_limits(&self.sandbox.id, limits.clone()).await.map_err(|error| match error {
+        self.sandbox.keeper.set_limits(&self.sandbox.id, limits.clone()).await.map_err(|error| match error {
             // Control groups of version 1 do not go below what cannot be reclaimed; those of version 2 kill.
             WardenError::Failed(failure) if failure.errno == libc::EBUSY => {
                 OpError::Limit { what: "it uses more memory now than the new limit allows".into() }

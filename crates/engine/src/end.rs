@@ -28,10 +28,7 @@ impl Driver {
         }
         let sandbox = self.sandbox.clone();
         tokio::spawn(async move {
-            let done = match sandbox.link.client() {
-                Ok(client) => client.release(&sandbox.id).await,
-                Err(error) => Err(error),
-            };
+            let done = sandbox.keeper.release(&sandbox.id).await;
             let _ = sandbox.commands.send(Command::Released(done));
         });
     }

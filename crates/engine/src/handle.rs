@@ -6,10 +6,11 @@ use crate::{
     exec,
     files::{FileCall, Reply, blame},
     journal::{Entry, Journal},
+    keeper::Keeper,
     shelf::Shelf,
     spool::Home,
     verdict::Counters,
-    warden::{Link, WardenError},
+    warden::WardenError,
 };
 use bytes::Bytes;
 use csb_sys::packet::Conn;
@@ -52,8 +53,8 @@ pub struct Seat {
     pub id: SandboxId,
     /// Control socket of its init.
     pub conn: Conn,
-    /// The way to the warden.
-    pub link: Arc<Link>,
+    /// Who holds it.
+    pub keeper: Arc<dyn Keeper>,
     /// What is known of it.
     pub meta: Meta,
     /// Directory of its spools; the parent exists.
@@ -80,7 +81,7 @@ impl fmt::Debug for Last {
 /// What the driver, the pumps and the handles share.
 pub(crate) struct Sandbox {
     pub(crate) id: SandboxId,
-    pub(crate) link: Arc<Link>,
+    pub(crate) keeper: Arc<dyn Keeper>,
     pub(crate) home: Arc<Home>,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -117,7 +118,7 @@ impl Sandbox {
 
     /// Reads the counters, and remembers those that only grow.
     pub(crate) async fn read_usage(&self) -> Result<Usage, WardenError> {
-        let usage = self.link.client()?.usage(&self.id).await?;
+        let usage = self.keeper.usage(&self.id).await?;
         *lock(&self.counters) = ((&usage).into(), false);
         Ok(usage)
     }
@@ -156,7 +157,7 @@ impl Handle {
         let phase = if seat.adopted == Some(true) { Phase::Paused } else { Phase::Running };
         let shared = Arc::new(Sandbox {
             id: seat.id,
-            link: seat.link,
+            keeper: seat.keeper,
             home,
             commands,
             phase: watch::Sender::new(phase),

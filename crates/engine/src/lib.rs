@@ -4,7 +4,7 @@
 //! Start reading at `driver`: one task owns a sandbox, everyone else holds a `Handle` and submits commands to it.
 //! `pump` moves one exec's output from its pipes into its `spool`; `order` keeps two streams in order; `journal` and
 //! init's report bring execs back after a restart; `verdict` names what ended an exec; `files` speaks with the file
-//! helper; `warden` is the connection through which sandboxes are made, frozen and released.
+//! helper; `keeper` is who holds the sandbox, and `warden` the connection to the one that holds most of them.
 
 mod admit;
 mod adopt;
@@ -15,6 +15,7 @@ mod exec;
 mod files;
 mod handle;
 mod journal;
+mod keeper;
 mod launch;
 mod order;
 mod plan;
@@ -32,5 +33,6 @@ pub use error::{ExecError, OpError};
 pub use exec::{Chunk, Exec, OutputReader};
 pub use files::FileReader;
 pub use handle::{Handle, Last, Meta, Readiness, Seat};
+pub use keeper::{Doing, Keeper};
 pub use launch::{Need, scarce};
 pub use shelf::Shelf;

@@ -69,7 +69,7 @@ impl Scratch {
         let (handle, readiness) = Handle::seat(Seat {
             id: SandboxId::random(),
             conn,
-            link: Arc::new(Link::default()),
+            keeper: Arc::new(Link::default()),
             meta: Meta { spec, started_by: StartedBy::Cold, start_micros: 0, created_ms: 0 },
             spool: self.0.join("spool"),
             durable: true,

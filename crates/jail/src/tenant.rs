@@ -58,8 +58,8 @@ pub struct Account {
 impl Tenant {
     pub(crate) fn new(namespace: OwnedFd, host: &Host, plan: &JailPlan) -> Self {
         let mut filters = vec![match plan.kind {
-            Kind::Process => host.filter.clone(),
             Kind::Hardened => host.narrow_filter.clone(),
+            _ => host.filter.clone(),
         }];
         if plan.volumes.iter().any(|volume| !volume.read_only) {
             filters.push(host.no_set_id.clone());

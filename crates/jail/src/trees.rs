@@ -42,8 +42,8 @@ impl Trees {
             }
         };
         let lower = |what: &str, path: &Path| match plan.kind {
-            Kind::Process => mapped(host, path, tenant).step(&format!("{what} `{}`", path.display())),
             Kind::Hardened => copied(path, tenant).step(&format!("mount the image `{}`", path.display())),
+            _ => mapped(host, path, tenant).step(&format!("{what} `{}`", path.display())),
         };
         let mut layers = Vec::with_capacity(plan.layers.len());
         for layer in &plan.layers {

@@ -1,8 +1,9 @@
 //! What a node is told, and what it tells about itself.
 
+use csb_backends::Backend;
 use csb_types::SandboxSpec;
 use csb_wire::Mode;
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 /// Where the warden comes from.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub struct NodeConfig {
     pub default_template: String,
     /// Other names of templates.
     pub aliases: BTreeMap<String, String>,
+    /// What builds the kinds that the warden does not.
+    pub backends: Vec<Arc<dyn Backend>>,
+    /// Directory of `local` workspaces; none: that kind is off.
+    pub workspaces: Option<PathBuf>,
 }
 
 /// The pool now, and since the node was started.

@@ -1,5 +1,6 @@
 //! Why a node cannot start, or a sandbox not be created.
 
+use csb_backends::BackendError;
 use csb_engine::warden::WardenError;
 use csb_types::SpecError;
 use csb_wire::Failure;
@@ -58,6 +59,22 @@ pub enum CreateError {
     NoTemplate {
         /// As asked for.
         name: String,
+    },
+    /// Something else that the request names is not here.
+    #[error("{what} is not there")]
+    Missing {
+        /// What, in words.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// What builds sandboxes of the kind does not answer, or has no room.
+    #[error("{what}")]
+    Unavailable {
+        /// What is wrong.
+        what: String,
+        /// What to do about it.
+        hint: String,
     },
     /// The host has no room for one more.
     #[error("this host has no room for another sandbox: {limit}")]
@@ -126,6 +143,17 @@ impl From<WardenError> for CreateError {
         match error {
             WardenError::Failed(failure) => Self::from_failure(&failure),
             error => Self::Warden(error.to_string()),
+        }
+    }
+}
+
+impl From<BackendError> for CreateError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Unsupported(what) => Self::Unsupported { what },
+            BackendError::NotFound { what, hint } => Self::Missing { what, hint },
+            BackendError::Unavailable { what, hint } => Self::Unavailable { what, hint },
+            BackendError::Failed { step, message } => Self::Jail { step, message },
         }
     }
 }

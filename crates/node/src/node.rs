@@ -8,11 +8,13 @@ use crate::{
     pool::{Fit, Policy, fit},
     supervise,
 };
+use csb_backends::Backend;
 use csb_engine::{
-    Handle, Last, Meta, Need, Seat, Shelf, scarce,
+    Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
 };
 use csb_image::{Source, Store, StoreError, Template};
+use csb_sys::packet::Conn;
 use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
 use csb_wire::Mode;
 use std::{
@@ -74,6 +76,12 @@ pub(crate) struct Inner {
     store: Store,
     host: Mutex<Option<Template>>,
     images: hardened::Images,
+    pub(crate) backends: Vec<Arc<dyn Backend>>,
+    /// Directory of `local` workspaces.
+    pub(crate) workspaces: Option<PathBuf>,
+    /// Directory in memory, for the output of `vfs` sandboxes, and a shelf for it.
+    pub(crate) memory: Option<PathBuf>,
+    pub(crate) memory_shelf: Arc<Shelf>,
     state: Mutex<State>,
     /// Sandboxes that are being built on request now.
     busy: AtomicU32,
@@ -122,14 +130,13 @@ impl Drop for Busy<'_> {
 impl Node {
     /// Reaches the warden, adopts what runs, starts to fill the pool.
     pub async fn start(config: NodeConfig) -> Result<Arc<Node>, NodeError> {
-        let NodeConfig { data_dir, warden, pool, default_template, aliases } = config;
+        let NodeConfig { data_dir, warden, pool, default_template, aliases, backends, workspaces } = config;
         let private = matches!(warden, WardenSource::Inherited(_));
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
         let inner = Inner {
             ledger: Arc::new(Ledger::new(data_dir.join("sandboxes"))),
             shelf: Arc::default(),
-            data_dir,
             private,
             link: Arc::default(),
             warden: Mutex::new(WardenInfo { pid: 0, mode: Mode::Rootless }),
@@ -144,6 +151,11 @@ impl Node {
             store,
             host: Mutex::new(None),
             images: hardened::Images::default(),
+            backends,
+            workspaces,
+            memory: supervise::memory(&data_dir, private),
+            memory_shelf: Arc::default(),
+            data_dir,
             state: Mutex::new(State {
                 sandboxes: HashMap::new(),
                 handed_out: HashSet::new(),
@@ -232,9 +244,19 @@ impl Node {
 
     /// Refuses a kind that this host lacks what is needed for.
     pub fn check_kind(&self, kind: Kind) -> Result<(), CreateError> {
+        let missing =
+            |why: &str| Err(CreateError::Unsupported { what: format!("sandbox kind `{}`: {why}", kind.name()) });
         match kind {
             Kind::Process => Ok(()),
             Kind::Hardened => hardened::check(self.warden().mode),
+            Kind::Vfs if self.inner.memory.is_none() => missing("this host has no /dev/shm in memory"),
+            Kind::Vfs => Ok(()),
+            Kind::Local if self.inner.workspaces.is_none() => missing("this server has no directory for workspaces"),
+            Kind::Docker | Kind::Oci if self.inner.backend(kind).is_none() => {
+                missing("this server is not set up for it")
+            }
+            Kind::Docker | Kind::Oci | Kind::Local => Ok(()),
+            Kind::Remote => missing("it is another server's"),
         }
     }
 
@@ -355,8 +377,22 @@ impl Inner {
         Last(Box::new(move || ledger.remove(&id)))
     }
 
-    pub(crate) fn spool(&self, id: &SandboxId) -> PathBuf {
-        if self.private { self.data_dir.clone() } else { self.data_dir.join("spool").join(id.as_str()) }
+    /// Where the output of a sandbox's commands goes.
+    pub(crate) fn spool(&self, id: &SandboxId, kind: Kind) -> PathBuf {
+        match (&self.memory, kind) {
+            (Some(memory), Kind::Vfs) if self.private => memory.clone(),
+            (Some(memory), Kind::Vfs) => memory.join(id.as_str()),
+            _ if self.private => self.data_dir.clone(),
+            _ => self.data_dir.join("spool").join(id.as_str()),
+        }
+    }
+
+    pub(crate) fn shelf(&self, kind: Kind) -> Arc<Shelf> {
+        if kind == Kind::Vfs { self.memory_shelf.clone() } else { self.shelf.clone() }
+    }
+
+    pub(crate) fn backend(&self, kind: Kind) -> Option<&Arc<dyn Backend>> {
+        self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
     /// Whether a sandbox was taken from the pool less than `quiet` ago, and the pool can wait to have another.
@@ -500,35 +536,33 @@ impl Inner {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
         }
-        let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let id = SandboxId::random();
-        let template = self.template(&spec.template)?;
-        let lower = match spec.kind {
-            Kind::Process => Lower::Shared(template),
-            Kind::Hardened => Lower::Private(self.images.of(&self.store, template).await?),
+        let keeper: Arc<dyn Keeper> = match self.backend(spec.kind) {
+            Some(backend) => backend.clone(),
+            None => self.link.clone(),
         };
-        let image = match spec.decided_upper() {
-            Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), &id, &spec.limits).await?),
-            Upper::Memory | Upper::Auto => None,
+        let (conn, image) = match self.backend(spec.kind) {
+            Some(backend) => (backend.create(&id, &spec).await?, None),
+            None => self.jail(&id, &spec).await?,
         };
-        let (_, conn) = client.create(plan::jail(&id, &spec, &lower, image.as_ref())).await?;
-        let started_by = StartedBy::Cold;
-        let mut meta = Meta { spec: Arc::new(spec), started_by, start_micros: 0, created_ms: now_ms() };
+        let kind = spec.kind;
+        let mut meta =
+            Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 0, created_ms: now_ms() };
         let seat = Seat {
             id: id.clone(),
             conn,
-            link: self.link.clone(),
+            keeper: keeper.clone(),
             meta: meta.clone(),
-            spool: self.spool(&id),
+            spool: self.spool(&id, kind),
             durable: !self.private,
-            shelf: self.shelf.clone(),
+            shelf: self.shelf(kind),
             last: if self.private { None } else { Some(self.last(&id)) },
             adopted: None,
         };
         let (handle, ready) = match Handle::seat(seat) {
             Ok(seated) => seated,
             Err(error) => {
-                client.release(&id).await?;
+                keeper.release(&id).await?;
                 return Err(record_failed(&error));
             }
         };
@@ -549,6 +583,22 @@ impl Inner {
             self.state().handed_out.insert(id);
         }
         Ok(handle)
+    }
+
+    /// Has the warden build one.
+    async fn jail(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(Conn, Option<disk::Image>), CreateError> {
+        let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
+        let template = self.template(&spec.template)?;
+        let lower = match spec.kind {
+            Kind::Hardened => Lower::Private(self.images.of(&self.store, template).await?),
+            _ => Lower::Shared(template),
+        };
+        let image = match spec.decided_upper() {
+            Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), id, &spec.limits).await?),
+            Upper::Memory | Upper::Auto => None,
+        };
+        let (_, conn) = client.create(plan::jail(id, spec, &lower, image.as_ref())).await?;
+        Ok((conn, image))
     }
 
     /// Knows a sandbox until it is gone.

@@ -72,6 +72,7 @@ pub(crate) fn fit(ready: &SandboxSpec, wanted: &SandboxSpec) -> Fit {
     let (a, b) = (&ready.limits, &wanted.limits);
     let same = ready.template == wanted.template
         && ready.kind == wanted.kind
+        && ready.options == wanted.options
         && ready.net == wanted.net
         && ready.decided_upper() == wanted.decided_upper()
         // The size of a mounted file system and the rlimits of an init stay as they are.

@@ -6,19 +6,20 @@ use crate::{
     node::{Inner, lock},
     pool::{Action, Fit, fit},
 };
+use csb_backends::Held;
 use csb_engine::{
-    Handle, Seat,
+    Handle, Keeper, Seat,
     warden::{Client, Connected, HelloError},
 };
 use csb_sys::packet::Conn;
-use csb_types::{Phase, SandboxId};
-use csb_wire::Jail;
+use csb_types::{Kind, Limits, Phase, SandboxId};
 use rustix::process::{Resource, Rlimit};
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -92,6 +93,29 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// A directory in memory for what must not reach a disk; none where `/dev/shm` is no memory, or somebody else's lies in the way.
+pub(crate) fn memory(data_dir: &Path, private: bool) -> Option<PathBuf> {
+    const SHM: &str = "/dev/shm";
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    if rustix::fs::statfs(SHM).ok()?.f_type as u64 != TMPFS_MAGIC {
+        return None;
+    }
+    if private {
+        return Some(SHM.into());
+    }
+    let mut hasher = DefaultHasher::new();
+    fs::canonicalize(data_dir).ok()?.hash(&mut hasher);
+    let dir = Path::new(SHM).join(format!("csb-{:016x}", hasher.finish()));
+    match fs::DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
+        _ => {}
+    }
+    // Everybody may make names there.
+    let found = fs::symlink_metadata(&dir).ok()?;
+    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
+    ours.then_some(dir)
+}
+
 pub(crate) async fn hello(conn: Conn) -> Result<Connected, NodeError> {
     Client::connect(conn).await.map_err(|error| match error {
         HelloError::Io(source) => NodeError::Warden { source },
@@ -119,8 +143,10 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
         let read = read.map_err(|source| NodeError::DataDir { path: inner.data_dir.join("sandboxes"), source })?;
         read.into_iter().map(|entry| (entry.id.clone(), entry)).collect()
     };
-    let held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
+    let mut held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
     let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
+    let elsewhere = held_elsewhere(inner, &known).await;
+    held_ids.extend(elsewhere.iter().map(|(_, held)| held.id.clone()));
     let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
     let is_known = |id: &SandboxId| known_ids.contains(id);
     // Before the connection is in use: what is made through it must not be taken for left over.
@@ -134,12 +160,32 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     let mut reports = tokio::task::JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
         match entries.remove(&jail.id) {
-            Some(entry) => reports.spawn(adopt(inner.clone(), jail, conn, entry)),
-            None => reports.spawn(release_unknown(client.clone(), inner.spool(&jail.id), jail.id)),
+            Some(entry) => {
+                let found = Found {
+                    id: jail.id,
+                    conn,
+                    keeper: inner.link.clone(),
+                    frozen: jail.frozen,
+                    limits: Some(jail.limits),
+                };
+                reports.spawn(adopt(inner.clone(), found, entry))
+            }
+            None => reports.spawn(release_unknown(inner.clone(), inner.link.clone(), jail.id)),
+        };
+    }
+    for (backend, Held { id, conn, frozen }) in elsewhere {
+        match entries.remove(&id) {
+            Some(entry) => {
+                let found = Found { id, conn, keeper: backend, frozen, limits: None };
+                reports.spawn(adopt(inner.clone(), found, entry))
+            }
+            None => reports.spawn(release_unknown(inner.clone(), backend, id)),
         };
     }
     for handle in &known {
-        if held_ids.contains(handle.id()) {
+        if inner.backend(handle.spec().kind).is_some() {
+            // Not the warden's.
+        } else if held_ids.contains(handle.id()) {
             handle.relinked();
         } else {
             handle.lost();
@@ -149,9 +195,27 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     Ok(gone)
 }
 
+/// What the backends hold that nobody here knows yet.
+async fn held_elsewhere(inner: &Inner, known: &[Handle]) -> Vec<(Arc<dyn Keeper>, Held)> {
+    let mut all: Vec<(Arc<dyn Keeper>, Held)> = Vec::new();
+    for backend in &inner.backends {
+        match backend.held().await {
+            Ok(held) => {
+                let new = held.into_iter().filter(|held| known.iter().all(|handle| *handle.id() != held.id));
+                all.extend(new.map(|held| (backend.clone() as Arc<dyn Keeper>, held)));
+            }
+            Err(error) => {
+                tracing::error!(kind = backend.kind().name(), %error, "cannot find the sandboxes of a kind again")
+            }
+        }
+    }
+    all
+}
+
 /// Removes spools of sandboxes that are gone.
 fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
-    let Ok(entries) = fs::read_dir(inner.data_dir.join("spool")) else { return };
+    let places = [Some(inner.data_dir.join("spool")), inner.memory.clone()];
+    let entries = places.into_iter().flatten().filter_map(|place| fs::read_dir(place).ok()).flatten();
     for entry in entries.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
         if id.is_none_or(|id| !is_alive(&id))
@@ -163,33 +227,48 @@ fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
 }
 
 /// Nobody's: a server was killed while it built it, or its entry cannot be read.
-async fn release_unknown(client: Arc<Client>, spool: PathBuf, id: SandboxId) {
+async fn release_unknown(inner: Arc<Inner>, keeper: Arc<dyn Keeper>, id: SandboxId) {
     tracing::warn!(sandbox = %id, "releasing a sandbox that nothing tells of");
-    if let Err(error) = client.release(&id).await {
+    if let Err(error) = keeper.release(&id).await {
         return tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
     }
-    match fs::remove_dir_all(&spool) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::error!(path = %spool.display(), %error, "cannot remove an old spool");
+    for spool in [Kind::Process, Kind::Vfs].map(|kind| inner.spool(&id, kind)) {
+        match fs::remove_dir_all(&spool) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(path = %spool.display(), %error, "cannot remove an old spool");
+            }
+            _ => {}
         }
-        _ => {}
     }
 }
 
-async fn adopt(inner: Arc<Inner>, jail: Jail, conn: Conn, entry: SandboxV1) {
-    let id = jail.id.clone();
+/// A sandbox that an earlier server had.
+struct Found {
+    id: SandboxId,
+    conn: Conn,
+    keeper: Arc<dyn Keeper>,
+    frozen: bool,
+    /// As they are now, where who holds it knows.
+    limits: Option<Limits>,
+}
+
+async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
+    let Found { id, conn, keeper, frozen, limits } = found;
     let mut meta = entry.meta();
-    Arc::make_mut(&mut meta.spec).limits = jail.limits;
+    if let Some(limits) = limits {
+        Arc::make_mut(&mut meta.spec).limits = limits;
+    }
+    let kind = meta.spec.kind;
     let seat = Seat {
         id: id.clone(),
         conn,
-        link: inner.link.clone(),
+        keeper,
         meta,
-        spool: inner.spool(&id),
+        spool: inner.spool(&id, kind),
         durable: true,
-        shelf: inner.shelf.clone(),
+        shelf: inner.shelf(kind),
         last: Some(inner.last(&id)),
-        adopted: Some(jail.frozen),
+        adopted: Some(frozen),
     };
     let (handle, ready) = match Handle::seat(seat) {
         Ok(seated) => seated,
@@ -276,6 +355,7 @@ pub(crate) async fn tidy(inner: Arc<Inner>) {
         sleep(AGE).await;
         let inner = inner.clone();
         let tidied = tokio::task::spawn_blocking(move || {
+            inner.memory_shelf.tidy(AGE);
             if inner.shelf.tidy(AGE) {
                 inner.ledger.tidy();
             }

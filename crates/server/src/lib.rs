@@ -151,6 +151,8 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         pool,
         default_template: config.default_template.clone(),
         aliases: config.aliases.clone(),
+        backends: vec![],
+        workspaces: None,
     })
     .await?;
     let db = Db::open(&config.database).await?;

@@ -1,33 +1,11 @@
 //! What a sandbox is asked to be, and what became of it.
 
-use crate::{LimitError, Limits};
+use crate::{Kind, KindOptions, LimitError, Limits};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Working directory of every sandbox.
 pub const WORKSPACE: &str = "/workspace";
-
-/// How a sandbox is isolated. One request shape serves every kind; a kind that this build lacks is refused by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// All namespaces, cgroup, overlay, seccomp allowlist, Landlock, a user namespace with its own ids.
-    #[default]
-    Process,
-    /// A class of `Process` for code that is taken to be hostile to the kernel: a copy of the template's files that nothing else
-    /// has in its page cache, and a shorter allowlist of system calls. Needs root.
-    Hardened,
-}
-
-impl Kind {
-    /// As the API and the command line spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Process => "process",
-            Self::Hardened => "hardened",
-        }
-    }
-}
 
 /// What a sandbox can reach over the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -68,6 +46,9 @@ pub struct Volume {
 pub struct SandboxSpec {
     /// How it is isolated.
     pub kind: Kind,
+    /// What its kind alone has.
+    #[serde(skip_serializing_if = "KindOptions::is_empty")]
+    pub options: KindOptions,
     /// Template name; empty means the node's default template.
     pub template: String,
     /// What it may use.
@@ -102,6 +83,20 @@ pub enum SpecError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// An option that the kind does not have.
+    #[error("option `{option}` is none of sandbox kind `{kind}`")]
+    Option {
+        /// As the API spells it.
+        option: &'static str,
+        /// Which kind.
+        kind: &'static str,
+    },
+    /// Less isolation is asked for than the kind promises.
+    #[error("{what}")]
+    Weaker {
+        /// What is always so.
+        what: &'static str,
+    },
     /// Disk speed is limited of a sandbox without a disk.
     #[error("limits of disk speed need writes that go to disk; this sandbox's go to memory")]
     NoDisk,
@@ -135,6 +130,8 @@ impl SandboxSpec {
     /// Where writes go, `Auto` decided: never answers `Auto`.
     pub fn decided_upper(&self) -> Upper {
         match self.upper {
+            // In memory, whatever it is asked to hold.
+            _ if self.kind == Kind::Vfs => Upper::Memory,
             Upper::Auto if self.limits.disk > self.limits.memory / 4 * 3 => Upper::Disk,
             Upper::Auto => Upper::Memory,
             decided => decided,
@@ -144,6 +141,7 @@ impl SandboxSpec {
     /// Refuses what could not be built. Pure: looks at nothing but the spec.
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;
+        self.options.check(self.kind)?;
         if !self.limits.io.is_none() && self.decided_upper() == Upper::Memory {
             return Err(SpecError::NoDisk);
         }

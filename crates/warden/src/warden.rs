@@ -438,7 +438,22 @@ impl Warden {
             && number == server.number
         {
             self.say(&FromWarden::Done { seq }, vec![]);
+            self.flush_all();
+        }
+    }
+}
+
+impl Warden {
+    /// Sends everything, to a server that reads: of thousands of sandboxes that ended there is much to say before the last word.
+    fn flush_all(&mut self) {
+        loop {
             self.flush();
+            let Some(server) = self.server.as_ref().filter(|server| !server.outbox.is_empty()) else { return };
+            let most = Timespec { tv_sec: 5, tv_nsec: 0 };
+            match rustix::event::poll(&mut [PollFd::new(&server.conn, PollFlags::OUT)], Some(&most)) {
+                Ok(1..) | Err(rustix::io::Errno::INTR) => {}
+                _ => return,
+            }
         }
     }
 }

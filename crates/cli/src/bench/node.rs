@@ -29,6 +29,8 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
         pool: PoolConfig { min: pool, max: pool, spec: spec(kind) },
         default_template: "host".into(),
         aliases: Default::default(),
+        backends: vec![],
+        workspaces: None,
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
     let all = async {
@@ -59,7 +61,7 @@ pub async fn interrupted<T>() -> Outcome<T> {
 async fn first(node: &Node, kind: Kind) -> Outcome {
     match kind {
         Kind::Process => Ok(()),
-        Kind::Hardened => end(&make(node, kind).await?).await,
+        _ => end(&make(node, kind).await?).await,
     }
 }
 

@@ -43,7 +43,7 @@ pub async fn create(args: CreateArgs, json: bool) -> Outcome {
         env: (!env.is_empty()).then_some(env),
         metadata: (!labels.is_empty()).then_some(labels),
         timeout: args.lifetime.map(Into::into),
-        ..args.sandbox.request()
+        ..args.sandbox.request()?
     };
     let client = connect::client(&args.remote).await?;
     let view = client.create_sandbox_view(&request).await?;

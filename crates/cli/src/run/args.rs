@@ -96,8 +96,10 @@ impl Plan {
         let volumes = args.volumes.iter().map(|text| volume(text)).collect::<Outcome<Vec<_>>>()?;
         let limits = args.sandbox.limits();
         let (template, template_path) = template(args.sandbox.template.as_deref())?;
+        let (kind, options) = args.sandbox.kind_request()?.unwrap_or_default().to_kind(Kind::default())?;
         let sandbox = SandboxSpec {
-            kind: args.sandbox.kind.map(Kind::from).unwrap_or_default(),
+            kind,
+            options,
             net: Net::None,
             upper: match args.sandbox.storage {
                 Some(Storage::Disk) => Upper::Disk,

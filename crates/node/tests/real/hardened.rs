@@ -47,6 +47,8 @@ async fn node_with(host: &Host, pool: u32, spec: SandboxSpec) -> Arc<Node> {
         pool: PoolConfig { min: pool, max: pool, spec },
         default_template: "host".into(),
         aliases: Default::default(),
+        backends: vec![],
+        workspaces: None,
     };
     Node::start(config).await.unwrap()
 }

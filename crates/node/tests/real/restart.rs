@@ -193,6 +193,8 @@ async fn in_use(host: Host) {
         pool: PoolConfig::default(),
         default_template: "host".into(),
         aliases: Default::default(),
+        backends: vec![],
+        workspaces: None,
     };
     assert!(matches!(Node::start(config).await, Err(NodeError::InUse { path }) if path == host.dir));
     within(node.stop_all()).await;

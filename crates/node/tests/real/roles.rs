@@ -39,6 +39,8 @@ pub fn play() -> Option<ExitCode> {
             pool: PoolConfig::default(),
             default_template: "host".into(),
             aliases: Default::default(),
+            backends: vec![],
+            workspaces: None,
         };
         let node = Node::start(config).await.unwrap();
         match role.as_str() {

@@ -69,6 +69,8 @@ impl Host {
             pool: PoolConfig { min: pool, max: pool, spec: SandboxSpec::default() },
             default_template: "host".into(),
             aliases: [("python:3".into(), "host".into())].into(),
+            backends: vec![],
+            workspaces: None,
         };
         Node::start(config).await.unwrap()
     }

@@ -108,6 +108,11 @@ impl From<CreateError> for AppError {
             CreateError::Spec(error) => Invalid::from(error).into(),
             CreateError::NoTemplate { .. } => Self::new(ErrorCode::TemplateNotFound, message),
             CreateError::Unsupported { .. } => Self::new(ErrorCode::Unsupported, message),
+            CreateError::Missing { hint, .. } => Self::new(ErrorCode::ResourceNotFound, message).hint(hint),
+            CreateError::Unavailable { hint, .. } => {
+                let error = Self::new(ErrorCode::BackendUnavailable, message).hint(hint);
+                Self { retry_after: Some(Duration::from_secs(5)), ..error }
+            }
             CreateError::Capacity { hint, .. } => {
                 Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(ErrorCode::Capacity, message).hint(hint) }
             }

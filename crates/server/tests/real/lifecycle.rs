@@ -279,13 +279,14 @@ async fn died(host: Host) {
     let server = host.dev().await;
     let user = server.user("u").await;
     let id = sandbox(&user).await;
-    // Its first process: the only init of this server's warden, whose environment it has.
+    // Its first process: the only init whose parent is this server's warden.
     let wanted = format!("CSB_WARDEN_DIR={}", std::fs::canonicalize(&host.dir).unwrap().display());
     let init = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-        let environ = std::fs::read(entry.path().join("environ")).ok()?;
         let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let parent = status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim();
+        let environ = std::fs::read(format!("/proc/{parent}/environ")).ok()?;
         let inner = status.lines().find(|l| l.starts_with("NSpid:"))?.split_whitespace().last()?.to_owned();
         let ours = environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
         (name == "csb-init\n" && ours && inner == "1").then_some(pid)

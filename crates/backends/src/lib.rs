@@ -1,0 +1,9 @@
+//! Kinds of sandboxes that something else than the warden builds. Each is a module behind [`Backend`].
+//!
+//! In each of them our own init runs and talks with the sandbox's driver as in a sandbox of the warden: commands, terminals,
+//! files, output and what happens when the server dies are the same code for all. A backend builds, holds and ends.
+//! Knows nothing of users, of HTTP or of pools.
+
+mod backend;
+
+pub use backend::{Backend, BackendError, Capabilities, Held};

@@ -1,0 +1,125 @@
+//! How sandboxes are isolated, and the options that each way has.
+
+use crate::SpecError;
+use serde::{Deserialize, Serialize};
+
+/// How a sandbox is isolated. One request shape serves every kind; a kind that this build lacks is refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// All namespaces, cgroup, overlay, seccomp allowlist, Landlock, a user namespace with its own ids.
+    #[default]
+    Process,
+    /// A class of `Process` for code that is taken to be hostile to the kernel: a copy of the template's files that nothing else
+    /// has in its page cache, and a shorter allowlist of system calls. Needs root.
+    Hardened,
+    /// A directory of the host; commands get a `Process` for as long as they run, and nothing else runs meanwhile.
+    Local,
+    /// `Process` with every file, and every byte of output, in memory.
+    Vfs,
+    /// A container of a Docker Engine on this host.
+    Docker,
+    /// A container of an OCI runtime: runc, crun, runsc.
+    Oci,
+    /// A sandbox of another server.
+    Remote,
+}
+
+impl Kind {
+    /// Every one.
+    pub const ALL: [Self; 7] =
+        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::Remote];
+
+    /// As the API and the command line spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Hardened => "hardened",
+            Self::Local => "local",
+            Self::Vfs => "vfs",
+            Self::Docker => "docker",
+            Self::Oci => "oci",
+            Self::Remote => "remote",
+        }
+    }
+}
+
+/// Options of a kind; each belongs to the kinds that [`KindOptions::check`] names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KindOptions {
+    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`: where commands start inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work_dir: Option<String>,
+    /// `local`: always so; `false` is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforce_boundary: Option<bool>,
+    /// `local`: further directories that are shown, read-only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_paths: Vec<String>,
+    /// `vfs`: always so; `false` is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_only: Option<bool>,
+    /// `docker`: an image that the engine has or may pull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// `docker`: the container's network; default `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_mode: Option<String>,
+    /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// `remote`: base addresses of servers, tried in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+}
+
+impl KindOptions {
+    /// Whether none is given.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Refuses what this kind does not have, by name.
+    pub fn check(&self, kind: Kind) -> Result<(), SpecError> {
+        use Kind::{Docker, Local, Oci, Remote, Vfs};
+        let given: [(&'static str, bool, &[Kind]); 8] = [
+            ("workDir", self.work_dir.is_some(), &[Local, Docker, Oci]),
+            ("enforceBoundary", self.enforce_boundary.is_some(), &[Local]),
+            ("allowPaths", !self.allow_paths.is_empty(), &[Local]),
+            ("memoryOnly", self.memory_only.is_some(), &[Vfs]),
+            ("image", self.image.is_some(), &[Docker]),
+            ("networkMode", self.network_mode.is_some(), &[Docker]),
+            ("runtime", self.runtime.is_some(), &[Oci]),
+            ("endpoint", !self.endpoints.is_empty(), &[Remote]),
+        ];
+        for (option, _, _) in given.into_iter().filter(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+            return Err(SpecError::Option { option, kind: kind.name() });
+        }
+        if self.enforce_boundary == Some(false) {
+            return Err(SpecError::Weaker {
+                what: "the boundary of a `local` sandbox is always enforced; `allowPaths` widens it",
+            });
+        }
+        if self.memory_only == Some(false) {
+            return Err(SpecError::Weaker { what: "a `vfs` sandbox is always in memory only; `process` has a disk" });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_another_kind_is_refused_by_name() {
+        let docker = KindOptions { image: Some("a".into()), work_dir: Some("/app".into()), ..Default::default() };
+        assert_eq!(docker.check(Kind::Docker), Ok(()));
+        assert_eq!(docker.check(Kind::Process), Err(SpecError::Option { option: "workDir", kind: "process" }));
+        assert_eq!(docker.check(Kind::Oci), Err(SpecError::Option { option: "image", kind: "oci" }));
+        assert_eq!(KindOptions::default().check(Kind::Remote), Ok(()));
+        let open = KindOptions { enforce_boundary: Some(false), ..Default::default() };
+        assert!(matches!(open.check(Kind::Local), Err(SpecError::Weaker { .. })));
+    }
+}
