@@ -1,14 +1,13 @@
 //! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
 use crate::{
-    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
-    hardened,
+    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, hardened,
     ledger::{Ledger, SandboxV1},
     plan::{self, Lower},
     pool::{Fit, Policy, fit},
     supervise,
 };
-use csb_backends::Backend;
+use csb_backends::{Backend, disk};
 use csb_engine::{
     Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
@@ -335,7 +334,11 @@ impl Node {
         }
         let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
         for handle in &handles {
-            handle.lost();
+            match self.inner.backend(handle.spec().kind) {
+                // Not the warden's, so still there.
+                Some(_) => self.inner.abandon(handle.clone()),
+                None => handle.lost(),
+            }
         }
         let all_gone = async {
             for handle in &handles {

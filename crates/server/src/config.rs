@@ -3,6 +3,7 @@
 
 mod settings;
 
+use csb_backends::DockerSettings;
 use csb_types::Languages;
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -53,6 +54,7 @@ pub struct Config {
     pub pool_max: u32,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
+    pub docker: DockerSettings,
     pub rate_per_second: u32,
     pub rate_burst: u32,
     pub json_limit: u64,
@@ -202,6 +204,7 @@ impl Config {
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
+            docker: DockerSettings::default(),
             rate_per_second: 0,
             rate_burst: 0,
             json_limit: 0,

@@ -5,10 +5,10 @@
 //! of that user; nothing but the sandbox's next command suffers. It cannot be traced or read: it is not dumpable.
 
 use crate::init::only;
-use csb_jail::{Account, Built, DEFAULT_USER, Step, Tenant, failure};
+use csb_jail::{Account, Built, DEFAULT_USER, Mark, Step, Tenant, failure};
 use csb_sys::{
     packet::Conn,
-    process::{self, CLONE_NEWCGROUP, Fork, SIGCONT, SIGKILL},
+    process::{self, Fork, SIGCONT, SIGKILL},
     tty,
 };
 use csb_wire::{ExecPlan, Failure, decode, encode};
@@ -35,22 +35,18 @@ const MOST_START: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) pid: i32,
-    /// Of its cgroup namespace.
-    pub(crate) mark: u64,
+    pub(crate) mark: Mark,
     conn: Conn,
 }
 
 impl Parked {
     /// Forks one for `user`. What goes wrong in it is said when it is asked to start.
     pub(crate) fn new(built: &Built, user: Option<&str>) -> Result<Self, Failure> {
-        // A cgroup namespace of its own marks the command and all its descendants; taken by the init beforehand, as a command
-        // may have ended before anybody could look at it.
-        csb_sys::ns::unshare(CLONE_NEWCGROUP).step("confine")?;
-        let mark = csb_sys::ns::cgroup_mark(&built.proc, 1).step("confine")?;
+        let mark = built.marks.next(&built.proc)?;
         let (ours, theirs) = Conn::pair().step("limit")?;
         match process::fork(0, None).map_err(|e| failure(if is_limit(&e) { "limit" } else { "fork" }, &e))? {
             Fork::Child => {
-                let Err(failure) = wait(&theirs, &built.tenant, user);
+                let Err(failure) = wait(&theirs, &built.tenant, user, mark);
                 // If the init is gone there is nobody to tell.
                 let _ = theirs.send(&encode(&failure), &[]);
                 process::exit_now(127)
@@ -121,8 +117,8 @@ fn is_limit(error: &io::Error) -> bool {
 }
 
 /// In the child: everything up to and including the exec. Returns only with the reason why it did not happen.
-fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Infallible, Failure> {
-    let confined = confine(conn, tenant, user);
+fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>, mark: Mark) -> Result<Infallible, Failure> {
+    let confined = confine(conn, tenant, user, mark);
     if confined.is_ok() && !is_readable(conn) {
         look_around();
     }
@@ -164,10 +160,10 @@ fn look_around() {
     }
 }
 
-fn confine(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Account, Failure> {
+fn confine(conn: &Conn, tenant: &Tenant, user: Option<&str>, mark: Mark) -> Result<Account, Failure> {
     process::unblock_signals();
     rustix::process::setsid().step("confine")?;
-    let account = tenant.become_user(user)?;
+    let account = tenant.become_user(user, Some(mark))?;
     only(&[conn.as_fd()]).step("confine")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     tenant.filter()?;
