@@ -120,7 +120,7 @@ impl Shared {
         place.furnish(&upper)?;
         let body = body::container(id, spec, &place, &self.guests, parts)?;
         let options = bollard::query_parameters::CreateContainerOptions { name: Some(name(id)), ..Default::default() };
-        let failed = |step: &'static str| move |error| self.engine.failed(step, error);
+        let failed = |step: &'static str| move |error| self.engine.refused(step, error);
         let container = docker.create_container(Some(options), body).await.map_err(failed("make the container"))?.id;
         let record = |pid| {
             let step = "write the container's record".to_owned();
@@ -132,8 +132,10 @@ impl Shared {
         let state = docker.inspect_container(&container, None).await.map_err(failed("look at the container"))?.state;
         let pid = state.and_then(|state| state.pid).and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
         if pid == 0 {
-            let message = "it ended at once".into();
-            return Err(BackendError::Failed { step: "start the container".into(), message });
+            return Err(BackendError::Unavailable {
+                what: "the container's init ended at once".into(),
+                hint: "is the image of this host's architecture?".into(),
+            });
         }
         record(pid)?;
         place.connect(pid).await

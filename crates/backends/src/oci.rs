@@ -182,8 +182,12 @@ impl Shared {
         let (bundle, pid_file) = (place.path.to_string_lossy().into_owned(), place.path.join("pid"));
         let pid_path = pid_file.to_string_lossy().into_owned();
         let words = ["create", "--bundle", &bundle, "--pid-file", &pid_path, id.as_str()];
-        runtime.run("make the container", &words, None).await?;
-        runtime.run("start the container", &["start", id.as_str()], None).await?;
+        let refused = |error: BackendError| BackendError::Unavailable {
+            what: format!("{} makes no container here: {error}", runtime.name),
+            hint: "ask for another runtime (`runtime`): runc, crun or runsc".into(),
+        };
+        runtime.run("make the container", &words, None).await.map_err(refused)?;
+        runtime.run("start the container", &["start", id.as_str()], None).await.map_err(refused)?;
         let pid = fs::read_to_string(&pid_file).map_err(failed("read the container's pid"))?;
         let pid =
             pid.trim().parse::<i32>().map_err(|error| failed("read the container's pid")(io::Error::other(error)))?;

@@ -7,8 +7,8 @@ use csb_wire::Failure;
 use rustix::fs::{Mode, OFlags};
 
 /// Makes this process, pid 1 of the container, what starts the sandbox's commands. `nofile` is each command's limit of
-/// descriptors. On an error the process must end.
-pub fn contained(nofile: u32) -> Result<Built, Failure> {
+/// descriptors, `env` what they find in their environment. On an error the process must end.
+pub fn contained(nofile: u32, env: Vec<String>) -> Result<Built, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).step("open /proc")?;
     process::set_undumpable().step("shut the door")?;
@@ -18,5 +18,5 @@ pub fn contained(nofile: u32) -> Result<Built, Failure> {
         rules.restrict_self().step("enter the Landlock domain")?;
     }
     process::keep_capabilities(&[cap::KILL, cap::SETUID, cap::SETGID, cap::SETPCAP]).step("shut the door")?;
-    Ok(Built { tenant: Tenant::contained(nofile), proc, marks: Marks::groups() })
+    Ok(Built { tenant: Tenant::contained(nofile, env), proc, marks: Marks::groups() })
 }

@@ -37,7 +37,10 @@ enum Realm {
     /// Those of a user namespace that each command enters.
     Namespace { namespace: OwnedFd, mode: Mode },
     /// Those of the container that another program made. Nothing of a command's rights but its uid is left.
-    Container,
+    Container {
+        /// `NAME=value` each, of the container's image.
+        env: Vec<String>,
+    },
 }
 
 /// What commands of one sandbox become.
@@ -78,15 +81,23 @@ impl Tenant {
     }
 
     /// Of a container. The kernel counts a uid's processes there together with those of every other container.
-    pub(crate) fn contained(nofile: u32) -> Self {
-        Self { realm: Realm::Container, filters: vec![Filter::sandbox()], nofile, nproc: None }
+    pub(crate) fn contained(nofile: u32, env: Vec<String>) -> Self {
+        Self { realm: Realm::Container { env }, filters: vec![Filter::sandbox()], nofile, nproc: None }
     }
 
     /// The user namespace commands enter, if they do.
     pub fn as_raw_fd(&self) -> Option<RawFd> {
         match &self.realm {
             Realm::Namespace { namespace, .. } => Some(namespace.as_raw_fd()),
-            Realm::Container => None,
+            Realm::Container { .. } => None,
+        }
+    }
+
+    /// What commands find in their environment unless they are told otherwise, `NAME=value` each.
+    pub fn env(&self) -> &[String] {
+        match &self.realm {
+            Realm::Namespace { .. } => &[],
+            Realm::Container { env } => env,
         }
     }
 
@@ -95,7 +106,7 @@ impl Tenant {
         match self.realm {
             Realm::Namespace { .. } => ns::unshare(process::CLONE_NEWCGROUP).step("confine"),
             // Its mark is a group, and it is given none.
-            Realm::Container => Ok(()),
+            Realm::Container { .. } => Ok(()),
         }
     }
 

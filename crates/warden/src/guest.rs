@@ -43,5 +43,16 @@ fn prepare(shared: &Path) -> Result<(Listener, csb_jail::Built), Failure> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let door = Listener::bind(&shared.join(SOCKET)).step("listen")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok((door, contained(nofile)?))
+    Ok((door, contained(nofile, environment())?))
+}
+
+/// The image's, for commands: what is about this process, or its loader, is left out.
+fn environment() -> Vec<String> {
+    const OURS: [&str; 6] = ["GLIBC_TUNABLES", "HOME", "HOSTNAME", "LOGNAME", "TERM", "USER"];
+    let given =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    given
+        .filter(|(name, _)| !name.starts_with("LD_") && !OURS.contains(&name.as_str()))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }

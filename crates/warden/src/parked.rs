@@ -138,7 +138,7 @@ fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>, mark: Mark) -> Result<
     }
     // With the user's own rights, and in the sandbox's own root: a stale working directory was a way out (CVE-2024-21626).
     rustix::process::chdir(plan.cwd.as_str()).step("cwd")?;
-    let env = environment(&plan, &account);
+    let env = environment(&plan, &account, tenant.env());
     let env = env.iter().map(|v| c_string(v)).collect::<Result<Vec<_>, _>>()?;
     let argv = plan.argv.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
     Err(failure("exec", &try_each(&candidates(&plan)?, &argv, &env)))
@@ -179,12 +179,25 @@ fn c_string(text: &str) -> Result<CString, Failure> {
     CString::new(text).map_err(|e| failure("exec", &e.into()))
 }
 
-/// The plan's environment, and what every login has.
-fn environment(plan: &ExecPlan, account: &Account) -> Vec<String> {
+/// The plan's environment, what every login has, and what the sandbox `has` unless the plan says otherwise. Its `PATH` is
+/// searched last.
+fn environment(plan: &ExecPlan, account: &Account, has: &[String]) -> Vec<String> {
     let mut env = plan.env.clone();
-    for (name, value) in [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)] {
-        if !env.iter().any(|v| v.split_once('=').is_some_and(|(n, _)| n == name)) {
-            env.push(format!("{name}={value}"));
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let login = [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)];
+    for variable in login.map(|(name, value)| format!("{name}={value}")).iter().chain(has) {
+        let known = env.iter_mut().find(|known| name(known) == name(variable));
+        match (known, variable.strip_prefix("PATH=")) {
+            (None, _) => env.push(variable.clone()),
+            (Some(path), Some(more)) => {
+                for directory in more.split(':') {
+                    if !path["PATH=".len()..].split(':').any(|known| known == directory) {
+                        path.push(':');
+                        path.push_str(directory);
+                    }
+                }
+            }
+            (Some(_), None) => {}
         }
     }
     env
@@ -226,4 +239,36 @@ fn try_each(candidates: &[CString], argv: &[CString], env: &[CString]) -> io::Er
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use csb_types::ExecId;
+
+    #[test]
+    fn what_a_command_is_told_wins_over_what_its_sandbox_has() {
+        let plan = ExecPlan {
+            id: ExecId::random(),
+            argv: vec!["x".into()],
+            env: vec!["A=plan".into(), "PATH=/usr/bin:/bin".into()],
+            cwd: "/".into(),
+            user: None,
+            pty: None,
+            stdin: false,
+        };
+        let account = Account { name: "user".into(), uid: 1000, gid: 1000, home: "/home/user".into() };
+        let has = ["A=image".to_owned(), "B=image".into(), "PATH=/usr/local/go/bin:/bin".into()];
+        assert_eq!(
+            environment(&plan, &account, &has),
+            [
+                "A=plan",
+                "PATH=/usr/bin:/bin:/usr/local/go/bin",
+                "HOME=/home/user",
+                "USER=user",
+                "LOGNAME=user",
+                "B=image",
+            ]
+        );
+    }
 }

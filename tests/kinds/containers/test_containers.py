@@ -122,7 +122,7 @@ def test_a_command_runs_as_in_any_sandbox(user: Api, kind: dict[str, str]) -> No
     )
     assert user.run(sandbox, "id -u; cat /proc/self/status", user="root")["stdout"].startswith("0\n")
     assert user.run(sandbox, "cat", stdin="given")["stdout"] == "given"
-    assert user.run(sandbox, "kill -TERM $$")["signal"] == "SIGTERM"
+    assert user.run(sandbox, "kill -TERM $$")["signal"] == 15
     late = user.run(sandbox, "(sleep 60 & sleep 60) | cat", timeout=1)
     assert late["killed_by"] == "timeout"
     # By its mark, the whole tree: nothing but the init and the process that waits for the next command is left.
@@ -160,7 +160,7 @@ def test_a_terminal(user: Api, kind: dict[str, str]) -> None:
     user.until_said(sandbox, exec_id, "/dev/pts/")
     sent = user("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/stdin", content=b"hello\n")
     assert sent.status_code in (200, 204), sent.text
-    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=true").json()
+    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
     assert result["exit_code"] == 0 and "40 100" in result["stdout"] and "got hello" in result["stdout"]
 
 
@@ -192,7 +192,7 @@ def test_limits_hold_and_change_on_a_living_container(user: Api, kind: dict[str,
     assert changed.status_code == 200, changed.text
     assert user.run(sandbox, hog)["exit_code"] == 0
     stats = user("GET", f"/sandboxes/{sandbox}/stats").json()
-    assert stats["cpu_usec"] > 0 and stats["memory_peak_bytes"] > 300 << 20, stats
+    assert stats["cpu_usec"] > 0 and stats["memory_peak"] > 300 << 20, stats
 
 
 def test_a_fork_bomb_is_killed_whole(user: Api, kind: dict[str, str]) -> None:
@@ -200,7 +200,11 @@ def test_a_fork_bomb_is_killed_whole(user: Api, kind: dict[str, str]) -> None:
     bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
     done = user.run(sandbox, ["python3", "-c", bomb], timeout=3)
     assert done["killed_by"] in ("timeout", "pids"), done
-    assert "python3" not in user.run(sandbox, "cat /proc/[0-9]*/comm")["stdout"]
+    # What was killed is gone when it is its turn.
+    deadline = time.monotonic() + 20
+    while "python3" in user.run(sandbox, "cat /proc/[0-9]*/comm")["stdout"]:
+        assert time.monotonic() < deadline, "some of it lives"
+        time.sleep(0.1)
 
 
 def test_a_paused_container_stands_still(user: Api, kind: dict[str, str]) -> None:
@@ -234,13 +238,13 @@ def test_a_command_goes_on_while_the_server_is_killed(own: Server, kind: dict[st
     own.kill()
     time.sleep(0.5)
     own.start()
-    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=true").json()
+    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
     assert result["stdout"] == "".join(f"line {i}\n" for i in range(1, 201))
     assert result["stderr"] == "".join(f"err {i}\n" for i in range(1, 201))
     assert result["exit_code"] == 7
     sent = user("POST", f"/sandboxes/{sandbox}/execs/{reader}/stdin?close=true", content=b"after\n")
     assert sent.status_code in (200, 204), sent.text
-    assert user("GET", f"/sandboxes/{sandbox}/execs/{reader}/result?wait=true").json()["stdout"] == "got after\n"
+    assert user("GET", f"/sandboxes/{sandbox}/execs/{reader}/result?wait=60").json()["stdout"] == "got after\n"
     assert user.run(sandbox, "echo same")["stdout"] == "same\n"
     user.close()
 
@@ -251,7 +255,7 @@ def test_a_paused_one_is_found_again(own: Server, kind: dict[str, str]) -> None:
     assert user("POST", f"/sandboxes/{sandbox}/pause").status_code == 200
     own.kill()
     own.start()
-    assert user("GET", f"/sandboxes/{sandbox}").json()["phase"] == "paused"
+    assert user("GET", f"/sandboxes/{sandbox}").json()["state"] == "paused"
     assert user("POST", f"/sandboxes/{sandbox}/resume").status_code == 200
     assert user.run(sandbox, "echo awake")["stdout"] == "awake\n"
     user.close()

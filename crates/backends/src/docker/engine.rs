@@ -45,6 +45,17 @@ impl Engine {
         Ok(docker)
     }
 
+    /// What it means that no container is made of a request.
+    pub(super) fn refused(&self, step: &str, error: Error) -> BackendError {
+        match self.failed(step, error) {
+            BackendError::Failed { step, message } => BackendError::Unavailable {
+                what: format!("the Docker Engine did not {step}: {message}"),
+                hint: "its log says more; `docker run` of the same image may fail in the same way".into(),
+            },
+            error => error,
+        }
+    }
+
     /// What a failed request means.
     pub(super) fn failed(&self, step: &str, error: Error) -> BackendError {
         // It may be another version by the time it is asked again.
