@@ -395,10 +395,9 @@ impl Inner {
         self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
-    /// Whether a sandbox was taken from the pool less than `quiet` ago, and the pool can wait to have another.
+    /// Whether a sandbox was taken from the pool less than `quiet` ago.
     pub(crate) fn has_just_claimed(&self, quiet: Duration) -> bool {
-        let state = self.state();
-        state.claimed_at.is_some_and(|at| at.elapsed() < quiet) && state.policy.is_half_full(state.ready.len() as u32)
+        self.state().claimed_at.is_some_and(|at| at.elapsed() < quiet)
     }
 
     /// Whether somebody waits for a sandbox to be built.

@@ -39,7 +39,7 @@ const REPORT: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(30);
 /// The most a refill is put off because others are building.
 const POLITE: Duration = Duration::from_secs(1);
-/// Whoever took a sandbox out of a pool that is still half full gets the machine for so long.
+/// Whoever took a sandbox out of the pool gets the machine for so long: what is refilled meanwhile, those who wait would pay.
 const QUIET: Duration = Duration::from_millis(10);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
 
