@@ -6,4 +6,4 @@
 
 mod backend;
 
-pub use backend::{Backend, BackendError, Capabilities, Held};
+pub use backend::{Backend, BackendError, Held};

@@ -6,11 +6,11 @@ use crate::{
     db::{After, NewSandbox},
 };
 use csb_api::{
-    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState, SandboxView,
-    Seconds, StatsView, StorageName, time_from_ms,
+    ErrorCode, Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
+    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
 };
 use csb_node::{Handle, OpError};
-use csb_types::{Phase, SandboxId, SandboxSpec, Upper};
+use csb_types::{Capability, Phase, SandboxId, SandboxSpec, Upper};
 use std::{sync::Arc, time::Duration};
 
 /// Host name inside a sandbox that asked for none; the same for all, so that pooled ones need no change.
@@ -31,6 +31,19 @@ impl Mine {
         match self.handle.phase() {
             Phase::Running => Ok(&self.handle),
             phase => Err(OpError::WrongPhase(phase).into()),
+        }
+    }
+
+    /// Refuses what its kind cannot do, with the reason.
+    pub fn able(&self, capability: Capability) -> Result<(), AppError> {
+        let kind = self.handle.spec().kind;
+        match kind.lacks(capability) {
+            None => Ok(()),
+            Some(why) => {
+                let message = format!("a sandbox of kind `{}` has no `{}`: {why}", kind.name(), capability.name());
+                Err(AppError::new(ErrorCode::Unsupported, message)
+                    .hint("GET /api/v1/kinds lists what each kind can do"))
+            }
         }
     }
 
@@ -222,6 +235,7 @@ impl App {
 
     /// Freezes every process.
     pub async fn pause(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
+        mine.able(Capability::Pause)?;
         let app = self.clone();
         self.finish(async move {
             if mine.handle.phase() != Phase::Paused {
@@ -248,6 +262,7 @@ impl App {
 
     /// Changes limits.
     pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
+        mine.able(Capability::LiveLimits)?;
         let limits = request.resources.over(&mine.handle.spec().limits)?;
         self.node.check_limits(&limits)?;
         self.finish(async move {
