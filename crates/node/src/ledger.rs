@@ -3,7 +3,7 @@
 
 use crate::node::lock;
 use csb_engine::Meta;
-use csb_types::{SandboxId, SandboxSpec, StartedBy};
+use csb_types::{Kind, SandboxId, SandboxSpec, StartedBy};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -44,6 +44,10 @@ impl SandboxV1 {
             started_by: meta.started_by,
             start_micros: meta.start_micros,
         }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.spec.kind
     }
 
     pub(crate) fn meta(&self) -> Meta {
@@ -102,6 +106,10 @@ impl Drop for Draft {
 impl Ledger {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir, free: Mutex::default(), freed: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn path(&self, id: &SandboxId) -> PathBuf {
@@ -166,7 +174,12 @@ impl Ledger {
     /// All readable entries. Unreadable ones are reported and left for somebody to look at.
     pub(crate) fn read(&self) -> io::Result<Vec<SandboxV1>> {
         let mut entries = Vec::new();
-        for file in fs::read_dir(&self.dir)? {
+        let files = match fs::read_dir(&self.dir) {
+            // Made with the first sandbox that needs it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            files => files?,
+        };
+        for file in files {
             let path = file?.path();
             match path.extension().and_then(|e| e.to_str()) {
                 // Taken out by a server that was killed before it could put the file away.

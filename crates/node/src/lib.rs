@@ -6,6 +6,7 @@ mod disk;
 mod error;
 mod hardened;
 mod ledger;
+mod memory;
 mod node;
 mod plan;
 mod pool;
@@ -15,4 +16,5 @@ pub use config::{NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource
 pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, OpError, OutputReader};
 pub use csb_wire::Mode;
 pub use error::{CreateError, NodeError};
+pub use memory::forget as forget_memory;
 pub use node::Node;

@@ -4,6 +4,7 @@ use crate::{
     CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
     hardened,
     ledger::{Ledger, SandboxV1},
+    memory,
     plan::{self, Lower},
     pool::{Fit, Policy, fit},
     supervise,
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) private: bool,
     pub(crate) link: Arc<Link>,
     pub(crate) ledger: Arc<Ledger>,
+    /// That of `vfs` sandboxes, in memory.
+    pub(crate) memory_ledger: Option<Arc<Ledger>>,
     /// Directories for spools to come.
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) warden: Mutex<WardenInfo>,
@@ -79,7 +82,7 @@ pub(crate) struct Inner {
     pub(crate) backends: Vec<Arc<dyn Backend>>,
     /// Directory of `local` workspaces.
     pub(crate) workspaces: Option<PathBuf>,
-    /// Directory in memory, for the output of `vfs` sandboxes, and a shelf for it.
+    /// Directory in memory, for what is written down of `vfs` sandboxes, and a shelf for their output.
     pub(crate) memory: Option<PathBuf>,
     pub(crate) memory_shelf: Arc<Shelf>,
     state: Mutex<State>,
@@ -134,8 +137,10 @@ impl Node {
         let private = matches!(warden, WardenSource::Inherited(_));
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
+        let memory = memory::find(&data_dir, private);
         let inner = Inner {
             ledger: Arc::new(Ledger::new(data_dir.join("sandboxes"))),
+            memory_ledger: memory.as_ref().map(|memory| Arc::new(Ledger::new(memory::ledger(memory)))),
             shelf: Arc::default(),
             private,
             link: Arc::default(),
@@ -153,7 +158,7 @@ impl Node {
             images: hardened::Images::default(),
             backends,
             workspaces,
-            memory: supervise::memory(&data_dir, private),
+            memory,
             memory_shelf: Arc::default(),
             data_dir,
             state: Mutex::new(State {
@@ -319,6 +324,7 @@ impl Node {
             client.disconnect();
         }
         self.inner.link.set(None);
+        self.inner.leave_memory();
         *lock(&self.inner.lock) = None;
     }
 
@@ -349,6 +355,7 @@ impl Node {
             client.disconnect();
         }
         self.inner.link.set(None);
+        self.inner.leave_memory();
         *lock(&self.inner.lock) = None;
     }
 }
@@ -372,8 +379,8 @@ impl Inner {
     }
 
     /// What is done when a sandbox is gone.
-    pub(crate) fn last(&self, id: &SandboxId) -> Last {
-        let (ledger, id) = (self.ledger.clone(), id.clone());
+    pub(crate) fn last(&self, id: &SandboxId, kind: Kind) -> Last {
+        let (ledger, id) = (self.ledger(kind).clone(), id.clone());
         Last(Box::new(move || ledger.remove(&id)))
     }
 
@@ -381,14 +388,31 @@ impl Inner {
     pub(crate) fn spool(&self, id: &SandboxId, kind: Kind) -> PathBuf {
         match (&self.memory, kind) {
             (Some(memory), Kind::Vfs) if self.private => memory.clone(),
-            (Some(memory), Kind::Vfs) => memory.join(id.as_str()),
+            (Some(memory), Kind::Vfs) => memory::spools(memory).join(id.as_str()),
             _ if self.private => self.data_dir.clone(),
             _ => self.data_dir.join("spool").join(id.as_str()),
         }
     }
 
+    /// Where what the next server must know of a sandbox is written down.
+    pub(crate) fn ledger(&self, kind: Kind) -> &Arc<Ledger> {
+        match (&self.memory_ledger, kind) {
+            (Some(ledger), Kind::Vfs) => ledger,
+            _ => &self.ledger,
+        }
+    }
+
     pub(crate) fn shelf(&self, kind: Kind) -> Arc<Shelf> {
         if kind == Kind::Vfs { self.memory_shelf.clone() } else { self.shelf.clone() }
+    }
+
+    /// Removes the directories in memory where nothing is left in them.
+    fn leave_memory(&self) {
+        if let (Some(memory), false) = (&self.memory, self.private) {
+            self.memory_shelf.tidy(Duration::ZERO);
+            self.memory_ledger.iter().for_each(|ledger| ledger.tidy());
+            memory::leave(memory);
+        }
     }
 
     pub(crate) fn backend(&self, kind: Kind) -> Option<&Arc<dyn Backend>> {
@@ -478,7 +502,7 @@ impl Inner {
             created_ms: now_ms(),
         };
         // Before anybody can run something in it: otherwise the next server would take it for unused.
-        if let Err(error) = self.ledger.write(&SandboxV1::new(handle.id(), true, &meta)) {
+        if let Err(error) = self.ledger(meta.spec.kind).write(&SandboxV1::new(handle.id(), true, &meta)) {
             self.abandon(handle);
             return Err(record_failed(&error));
         }
@@ -537,6 +561,9 @@ impl Inner {
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
         }
         let id = SandboxId::random();
+        if let (Some(memory), Kind::Vfs, false) = (&self.memory, spec.kind, self.private) {
+            memory::make(memory).map_err(|error| record_failed(&error))?;
+        }
         let keeper: Arc<dyn Keeper> = match self.backend(spec.kind) {
             Some(backend) => backend.clone(),
             None => self.link.clone(),
@@ -556,7 +583,7 @@ impl Inner {
             spool: self.spool(&id, kind),
             durable: !self.private,
             shelf: self.shelf(kind),
-            last: if self.private { None } else { Some(self.last(&id)) },
+            last: if self.private { None } else { Some(self.last(&id, kind)) },
             adopted: None,
         };
         let (handle, ready) = match Handle::seat(seat) {
@@ -568,7 +595,7 @@ impl Inner {
         };
         self.enter(&handle);
         // Made while its init is at work.
-        let draft = if self.private { None } else { Some(self.ledger.draft(&id)) };
+        let draft = if self.private { None } else { Some(self.ledger(kind).draft(&id)) };
         ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
         // Mounted now.
         drop(image);

@@ -145,6 +145,15 @@ impl SandboxSpec {
         if !self.limits.io.is_none() && self.decided_upper() == Upper::Memory {
             return Err(SpecError::NoDisk);
         }
+        if self.kind == Kind::Vfs && self.upper == Upper::Disk {
+            return Err(SpecError::Weaker { what: "a `vfs` sandbox has no disk; `process` has one" });
+        }
+        if self.kind == Kind::Vfs && self.limits.disk > self.limits.memory / 4 * 3 {
+            return Err(SpecError::Value {
+                what: "disk",
+                rule: "the files of a `vfs` sandbox are in its memory, and may be three quarters of that",
+            });
+        }
         check_env(&self.env)?;
         if self.metadata.len() > 64
             || self.metadata.iter().any(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 2048)

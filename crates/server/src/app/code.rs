@@ -7,7 +7,7 @@ use super::{App, AppError, cut, sandboxes::Mine};
 use bytes::Bytes;
 use csb_api::{CommandRequest, ErrorCode, ExecResultView, RunCodeRequest};
 use csb_node::{Exec, ExecError, Handle};
-use csb_types::{Command, ExecSpec, Language, SandboxSpec, WORKSPACE};
+use csb_types::{Command, ExecSpec, Kind, Language, SandboxSpec, WORKSPACE};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -187,6 +187,11 @@ impl App {
             }
             if has_handler {
                 let found = read_result(&handle, &dir).await;
+                if handle.spec().kind == Kind::Vfs {
+                    // No disk may have it: it stays where it was written, and is looked up there.
+                    let _ = sender.send(found);
+                    return;
+                }
                 if found != HandlerResult::default()
                     && let Ok(text) = serde_json::to_string(&found)
                     && let Err(error) =

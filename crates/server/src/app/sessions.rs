@@ -14,7 +14,7 @@ use csb_api::{
     ErrorCode, ExecResultView, Page, ResourcesView, Role, RunCodeRequest, SandboxState, Seconds, SessionRequest,
     SessionState, SessionView, time_from_ms,
 };
-use csb_types::{Phase, SandboxId, SessionId};
+use csb_types::{Kind, Phase, SandboxId, SessionId};
 use serde_json::Value;
 use std::{
     sync::{Arc, PoisonError},
@@ -23,6 +23,8 @@ use std::{
 
 const LOST: &str =
     "the sandbox of this session had ended, so a new one was started; files and processes of the old one are lost";
+const LOST_VFS: &str = "the sandbox of this session had ended, so a new one was started; files, processes and environment of \
+                        the old one, which were in memory only, are lost";
 
 /// As the API shows it.
 pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
@@ -51,8 +53,12 @@ impl App {
         request: SessionRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SessionView>, AppError> {
-        let sandbox_request = request.sandbox_request()?;
+        let mut sandbox_request = request.sandbox_request()?;
         let spec = self.with_template(sandbox_request.to_spec()?);
+        if spec.kind == Kind::Vfs {
+            // The database is on a disk.
+            sandbox_request.env = None;
+        }
         let lifetime = self.lifetime(request.timeout)?;
         let claimed = match self.turn(who, idem).await? {
             Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
@@ -269,16 +275,17 @@ impl App {
             return Ok((mine, None));
         }
         let spec = self.with_template(row.request.to_spec()?);
+        let lost = if spec.kind == Kind::Vfs { LOST_VFS } else { LOST };
         let user_id: Arc<str> = row.user_id.as_str().into();
         let fresh = self.make(&user_id, spec, Some(row.id.clone()), None).await?;
         let sandbox_id = fresh.handle().id().to_string();
         self.db.add_sandbox(&fresh.row(), None).await?;
-        if !self.db.bind_session(&row.id, &sandbox_id, Some(LOST)).await? {
+        if !self.db.bind_session(&row.id, &sandbox_id, Some(lost)).await? {
             self.db.end_sandbox(&sandbox_id).await?;
             return Err(AppError::no_session(&row.id));
         }
         let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
-        Ok((mine, Some(LOST.into())))
+        Ok((mine, Some(lost.into())))
     }
 
     async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
