@@ -3,7 +3,7 @@
 
 use crate::node::lock;
 use csb_engine::Meta;
-use csb_types::{Kind, SandboxId, SandboxSpec, StartedBy};
+use csb_types::{Kind, Limits, SandboxId, SandboxSpec, StartedBy};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -31,6 +31,9 @@ pub(crate) struct SandboxV1 {
     created_ms: i64,
     started_by: StartedBy,
     start_micros: u64,
+    /// Of a `local` one that sleeps: whether it is not to be woken.
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 impl SandboxV1 {
@@ -43,7 +46,12 @@ impl SandboxV1 {
             created_ms: meta.created_ms,
             started_by: meta.started_by,
             start_micros: meta.start_micros,
+            paused: false,
         }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.spec.limits = limits;
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -169,6 +177,11 @@ impl Ledger {
                 tracing::warn!(path = %empty.display(), %error, "cannot remove an empty file");
             }
         }
+    }
+
+    /// One entry.
+    pub(crate) fn entry(&self, id: &SandboxId) -> io::Result<SandboxV1> {
+        read(&self.path(id))
     }
 
     /// All readable entries. Unreadable ones are reported and left for somebody to look at.

@@ -132,12 +132,19 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
     let is_known = |id: &SandboxId| known_ids.contains(id);
     // Before the connection is in use: what is made through it must not be taken for left over.
-    for (id, entry) in entries.iter().filter(|(id, _)| !held_ids.contains(id) && !is_known(id)) {
+    if let Some(locals) = &inner.locals {
+        for entry in entries.values().filter(|entry| entry.kind() == Kind::Local && !is_known(&entry.id)) {
+            locals.put_asleep(&entry.id, entry.paused);
+        }
+    }
+    let is_asleep = |entry: &SandboxV1| entry.kind() == Kind::Local;
+    let left = |(id, entry): &(&SandboxId, &SandboxV1)| !held_ids.contains(id) && !is_known(id) && !is_asleep(entry);
+    for (id, entry) in entries.iter().filter(left) {
         if let Err(error) = inner.ledger(entry.kind()).remove(id) {
             tracing::error!(sandbox = %id, %error, "cannot remove the ledger's entry of a sandbox that is gone");
         }
     }
-    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id));
+    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || entries.get(id).is_some_and(is_asleep));
     inner.link.set(Some(client.clone()));
     let mut reports = tokio::task::JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
@@ -249,7 +256,7 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
         spool: inner.spool(&id, kind),
         durable: true,
         shelf: inner.shelf(kind),
-        last: Some(inner.last(&id, kind)),
+        last: if kind == Kind::Local { None } else { Some(inner.last(&id, kind)) },
         adopted: Some(frozen),
     };
     let (handle, ready) = match Handle::seat(seat) {
@@ -259,6 +266,9 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
     inner.enter(&handle);
     if entry.claimed {
         inner.state().handed_out.insert(id.clone());
+    }
+    if let (Some(locals), Kind::Local) = (&inner.locals, kind) {
+        locals.put_awake(&handle);
     }
     match tokio::time::timeout(REPORT, ready.wait()).await {
         Ok(Ok(())) => {}
