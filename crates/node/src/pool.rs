@@ -141,7 +141,7 @@ mod tests {
         check(|w| w.limits = Limits { disk: 1 << 21, ..Limits::default() }, Fit::No);
         check(|w| w.limits.nofile = 64, Fit::No);
         check(|w| w.limits.memory = 64 << 20, Fit::No); // `Auto` then means a disk.
-        let volume = Volume { host: "/a".into(), guest: "/a".into(), read_only: true };
+        let volume = Volume { host: "/a".into(), below: None, guest: "/a".into(), read_only: true };
         check(|w| w.volumes.push(volume), Fit::No);
     }
 }
