@@ -9,7 +9,7 @@ mod engine;
 mod image;
 
 use crate::{
-    Backend, BackendError, Capabilities, Guests, Held,
+    Backend, BackendError, Guests, Held,
     backend::Building,
     guests::{RecordV1, aside, refusal},
 };
@@ -330,10 +330,6 @@ impl Keeper for Docker {
 impl Backend for Docker {
     fn kind(&self) -> Kind {
         Kind::Docker
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { pause: true, live_limits: true, pty: true, adopt: true }
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -11,7 +11,7 @@ mod guests;
 mod oci;
 mod program;
 
-pub use backend::{Backend, BackendError, Capabilities, Held};
+pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
 pub use guests::Guests;
 pub use oci::Oci;

@@ -6,7 +6,7 @@ mod bundle;
 mod runtime;
 
 use crate::{
-    Backend, BackendError, Capabilities, Guests, Held,
+    Backend, BackendError, Guests, Held,
     backend::Building,
     guests::{Place, RecordV1, aside, refusal},
 };
@@ -292,10 +292,6 @@ impl Keeper for Oci {
 impl Backend for Oci {
     fn kind(&self) -> Kind {
         Kind::Oci
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { pause: true, live_limits: true, pty: true, adopt: true }
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

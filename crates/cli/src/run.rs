@@ -17,7 +17,7 @@ use csb_api::ExecResultView;
 use csb_backends::{Backend, Docker, DockerSettings, Guests, Oci};
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
-use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Kind, Limits, format_bytes};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             default_template: "host".into(),
             aliases: Default::default(),
             backends: backends(&plan)?,
-            workspaces: None,
+            workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;
@@ -201,6 +201,7 @@ fn create_failure(error: &CreateError) -> Failure {
         CreateError::Capacity { hint, .. }
         | CreateError::Missing { hint, .. }
         | CreateError::Unavailable { hint, .. } => failure.hint(hint.clone()),
+        CreateError::NotAllowed { .. } => failure.exit(exit::USAGE),
         CreateError::Jail { .. } => match csb_sys::ns::denial(!rustix::process::geteuid().is_root()) {
             Some(denial) => {
                 failure.hint(format!("`{}` allows it, `csb doctor` says what else this host lacks", denial.remedy))

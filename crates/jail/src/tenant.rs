@@ -49,7 +49,8 @@ pub struct Tenant {
     realm: Realm,
     filters: Vec<Filter>,
     nofile: u32,
-    /// Most processes of one user; none where the kernel would count those of other sandboxes with them.
+    /// Most processes of one user; none where a control group limits all together, or the kernel would count those of other
+    /// sandboxes with them.
     nproc: Option<u32>,
 }
 
@@ -75,8 +76,7 @@ impl Tenant {
         if plan.volumes.iter().any(|volume| !volume.read_only) {
             filters.push(host.no_set_id.clone());
         }
-        // More than the cgroup allows, which tells when it refuses; this limit is for where there is no cgroup.
-        let nproc = host.counts_per_namespace.then_some(plan.limits.pids.saturating_add(2));
+        let nproc = host.limits_processes.then_some(plan.limits.pids.saturating_add(2));
         Self { realm: Realm::Namespace { namespace, mode: host.mode }, filters, nofile: plan.limits.nofile, nproc }
     }
 
@@ -121,7 +121,7 @@ impl Tenant {
         self.expendable().step("confine")?;
         process::limit(Resource::Nofile, self.nofile.into()).step("confine")?;
         if let Some(nproc) = self.nproc {
-            // The cgroup limits all together; without cgroups this is what stops a fork bomb.
+            // Without cgroups this is what stops a fork bomb.
             process::limit(Resource::Nproc, nproc.into()).step("confine")?;
         }
         for (resource, most) in LIMITS {

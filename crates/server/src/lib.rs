@@ -22,7 +22,7 @@ use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
 use csb_backends::{Backend, Docker, Guests, Oci};
-use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::SandboxSpec;
 use db::{Db, DbError};
 use std::{
@@ -160,7 +160,12 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         default_template: config.default_template.clone(),
         aliases: config.aliases.clone(),
         backends: backends(&config)?,
-        workspaces: None,
+        workspaces: Some(WorkspaceConfig {
+            dir: config.workspaces.clone(),
+            allow: config.local_allow.clone(),
+            idle: config.local_idle,
+            most_awake: config.local_max_awake,
+        }),
     })
     .await?;
     let db = Db::open(&config.database).await?;

@@ -154,7 +154,8 @@ fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io:
     // A forked warden that was killed left its groups to nobody in particular.
     cgroups.sweep(FORKED_GROUP);
     process::set_undumpable()?;
-    let host = Host::prepare(&run).map_err(|f| io::Error::other(f.to_string()))?;
+    let counted = cgroups.controllers().contains(&cgroup::Controller::Pids);
+    let host = Host::prepare(&run, counted).map_err(|f| io::Error::other(f.to_string()))?;
     Warden::new(host, cgroups, listener, conn)?.run()
 }
 
