@@ -87,7 +87,7 @@ def test_a_processor_is_shared_out(way: Way, ann: Api) -> None:
 def test_what_it_uses_is_counted(box: str, ann: Api) -> None:
     before = ann("GET", f"/sandboxes/{box}/stats").json()
     ann.run(box, "dd if=/dev/zero of=/workspace/f bs=1M count=8; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
-    ann.start(box, "sleep 600")
+    ann.until_said(box, ann.start(box, "echo up; sleep 600"), "up")
     after = ann("GET", f"/sandboxes/{box}/stats").json()
     assert after["cpu_usec"] - before["cpu_usec"] > 50_000
     assert 8 * MIB <= after["disk"] - before["disk"] < 16 * MIB
