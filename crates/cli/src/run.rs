@@ -16,7 +16,7 @@ use args::Plan;
 use csb_api::ExecResultView;
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
-use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Kind, Limits, format_bytes};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             default_template: "host".into(),
             aliases: Default::default(),
             backends: vec![],
-            workspaces: None,
+            workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;
@@ -180,6 +180,7 @@ fn create_failure(error: &CreateError) -> Failure {
         CreateError::Capacity { hint, .. }
         | CreateError::Missing { hint, .. }
         | CreateError::Unavailable { hint, .. } => failure.hint(hint.clone()),
+        CreateError::NotAllowed { .. } => failure.exit(exit::USAGE),
         CreateError::Jail { .. } => match csb_sys::ns::denial(!rustix::process::geteuid().is_root()) {
             Some(denial) => {
                 failure.hint(format!("`{}` allows it, `csb doctor` says what else this host lacks", denial.remedy))

@@ -47,9 +47,12 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         make_beneath(&root, name).and_then(|target| mount::move_to(name, target)).step(&format!("move /{name}"))?;
     }
     dev::attach_shm(&root, plan.limits.memory)?;
+    // Directories on the way to a volume are for all to pass.
+    let umask = rustix::process::umask(FileMode::from_raw_mode(0o022));
     for (volume, tree) in plan.volumes.iter().zip(&trees.volumes) {
         mount_volume(&root, volume, tree).step(&format!("mount the volume `{}`", volume.guest.display()))?;
     }
+    rustix::process::umask(umask);
     if plan.hostname != "sandbox" {
         write_hosts(&root, &plan.hostname).step("write /etc/hosts")?;
     }

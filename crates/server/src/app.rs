@@ -7,6 +7,7 @@ mod execs;
 mod idempotency;
 mod limits;
 mod owners;
+mod places;
 mod sandboxes;
 mod sessions;
 
@@ -151,8 +152,8 @@ impl App {
     pub fn pool(&self) -> PoolView {
         let (stats, warden) = (self.node.pool_stats(), self.node.warden());
         let mut sandboxes = SandboxCounts::default();
-        for handle in self.node.list() {
-            match handle.phase() {
+        for sandbox in self.node.all() {
+            match sandbox.phase() {
                 Phase::Running => sandboxes.running += 1,
                 Phase::Paused => sandboxes.paused += 1,
                 Phase::Releasing | Phase::Gone => {}

@@ -53,6 +53,10 @@ pub struct Config {
     pub pool_max: u32,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
+    pub workspaces: PathBuf,
+    pub local_allow: Vec<PathBuf>,
+    pub local_idle: Duration,
+    pub local_max_awake: u32,
     pub rate_per_second: u32,
     pub rate_burst: u32,
     pub json_limit: u64,
@@ -202,6 +206,10 @@ impl Config {
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
+            workspaces: PathBuf::new(),
+            local_allow: Vec::new(),
+            local_idle: Duration::ZERO,
+            local_max_awake: 0,
             rate_per_second: 0,
             rate_burst: 0,
             json_limit: 0,
@@ -234,6 +242,11 @@ impl Config {
         }
         self.data_dir = std::path::absolute(&self.data_dir)
             .map_err(|e| ConfigError::Together(format!("data_dir `{}`: {e}", self.data_dir.display())))?;
+        if self.workspaces.as_os_str().is_empty() {
+            self.workspaces = self.data_dir.join("workspaces");
+        }
+        self.workspaces = std::path::absolute(&self.workspaces)
+            .map_err(|e| ConfigError::Together(format!("workspaces.dir `{}`: {e}", self.workspaces.display())))?;
         if self.database.as_os_str().is_empty() {
             self.database = self.data_dir.join("state.db");
         }

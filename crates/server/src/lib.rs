@@ -21,7 +21,7 @@ pub use http::openapi_json;
 use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
-use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::SandboxSpec;
 use db::{Db, DbError};
 use std::{
@@ -152,7 +152,12 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         default_template: config.default_template.clone(),
         aliases: config.aliases.clone(),
         backends: vec![],
-        workspaces: None,
+        workspaces: Some(WorkspaceConfig {
+            dir: config.workspaces.clone(),
+            allow: config.local_allow.clone(),
+            idle: config.local_idle,
+            most_awake: config.local_max_awake,
+        }),
     })
     .await?;
     let db = Db::open(&config.database).await?;

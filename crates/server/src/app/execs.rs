@@ -68,7 +68,7 @@ impl App {
     ) -> Result<CodeRun, AppError> {
         let (app, its) = (self.clone(), mine.clone());
         let start = async move { app.exec(&its, &request).await.map(CodeRun::plain) };
-        self.started(mine, self.start_once(who, idem, start).await?)
+        self.started(mine, self.start_once(who, idem, start).await?).await
     }
 
     /// Starts code; with a key, once.
@@ -81,14 +81,14 @@ impl App {
     ) -> Result<CodeRun, AppError> {
         let (app, its) = (self.clone(), mine.clone());
         let start = async move { app.run_code(&its, &request, None).await };
-        self.started(mine, self.start_once(who, idem, start).await?)
+        self.started(mine, self.start_once(who, idem, start).await?).await
     }
 
-    fn started(&self, mine: &Mine, start: Start) -> Result<CodeRun, AppError> {
+    async fn started(&self, mine: &Mine, start: Start) -> Result<CodeRun, AppError> {
         match start {
             Start::Now(run) => Ok(run),
             Start::Before(id) => {
-                let mut run = CodeRun::plain(self.find_exec(mine, &id)?);
+                let mut run = CodeRun::plain(self.find_exec(mine, &id).await?);
                 run.replayed = true;
                 Ok(run)
             }
@@ -118,7 +118,7 @@ impl App {
             Some(_) => {}
             None => spec.max_output = DEFAULT_OUTPUT_BYTES.min(self.config.max_output),
         }
-        let exec = match mine.handle.exec(spec).await {
+        let exec = match mine.handle().await?.exec(spec).await {
             Ok(exec) => exec,
             Err(error) => return Ok(Err(error)),
         };
@@ -130,9 +130,9 @@ impl App {
     }
 
     /// An exec of a sandbox.
-    pub fn find_exec(&self, mine: &Mine, id: &str) -> Result<Exec, AppError> {
+    pub async fn find_exec(&self, mine: &Mine, id: &str) -> Result<Exec, AppError> {
         let parsed: ExecId = id.parse().map_err(|_| AppError::no_exec(id))?;
-        mine.handle.find_exec(&parsed).ok_or_else(|| AppError::no_exec(id))
+        mine.handle().await?.find_exec(&parsed).ok_or_else(|| AppError::no_exec(id))
     }
 
     /// Waits for an exec's end at most this long, then answers with its output.
