@@ -31,6 +31,8 @@ class Hazard:
     timeout: float = 20
     also_seen: tuple[str, ...] = ()
     """What it would print if it saw the victim."""
+    needs: str = ""
+    """The capability without which the kind does not promise that it is stopped."""
 
 
 HAZARDS = (
@@ -51,8 +53,13 @@ HAZARDS = (
         "fill the disk",
         "for d in /workspace /tmp /dev/shm; do dd if=/dev/zero of=$d/fill bs=1M count=2000; done",
         timeout=60,
+        needs="disk_limit",
     ),
-    Hazard("fill it with files", "i=0; while : > /workspace/f$i; do i=$((i+1)); [ $i -lt 20000 ] || exit 0; done"),
+    Hazard(
+        "fill the disk with files",
+        "i=0; while : > /workspace/f$i; do i=$((i+1)); [ $i -lt 20000 ] || exit 0; done",
+        needs="disk_limit",
+    ),
     Hazard("hog every processor", "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; sleep 60", timeout=5),
     Hazard("hog the memory", "dd if=/dev/zero of=/dev/null bs=900M count=1"),
     Hazard("flood the log", "yes", timeout=3),
@@ -103,35 +110,45 @@ def outcome(result: CommandResult) -> str:
     return f"ended by {result.killed_by}" if result.killed_by else f"exit {result.exit_code}"
 
 
-@contextlib.contextmanager
-def sandbox_of(user: str, server: str | None, kind: dict[str, Any]) -> Iterator[Sandbox]:
-    with (
-        Client(server, user_id=user) as client,
-        Sandbox.create(client=client, sandbox=kind, resources=LIMITS, timeout=900) as sandbox,
-    ):
-        yield sandbox
+class Arena:
+    """A server, and the kind of both sandboxes."""
+
+    def __init__(self, server: str | None, kind: dict[str, Any]) -> None:
+        self.server, self.kind = server, kind
+        with Client(server, user_id="victim") as client:
+            kinds = {one.name: one.cannot for one in client.kinds()}
+        self.cannot: dict[str, str] = dict(kinds.get(kind["kind"], {}))
+
+    @contextlib.contextmanager
+    def sandbox_of(self, user: str) -> Iterator[Sandbox]:
+        limits = {name: limit for name, limit in LIMITS.items() if name != "disk" or "disk_limit" not in self.cannot}
+        with (
+            Client(self.server, user_id=user) as client,
+            Sandbox.create(client=client, sandbox=self.kind, resources=limits, timeout=900) as sandbox,
+        ):
+            yield sandbox
+
+    def fight(self, hazard: Hazard, victim: Victim) -> tuple[str, str, str]:
+        """How it ended for the attacker, and what the victim noticed."""
+        if hazard.needs in self.cannot:
+            return hazard.name, "not tried", f"this kind does not stop it: {self.cannot[hazard.needs]}"
+        # A fresh one each time: most of these leave the attacker without a shell.
+        with self.sandbox_of("attacker") as sandbox:
+            running = sandbox.start(hazard.command, user=hazard.user, timeout=hazard.timeout, max_output_bytes=1 << 20)
+            noticed = [victim.notices()]
+            result = running.wait()
+            noticed.append(victim.notices())
+            said = result.stdout + result.stderr
+            noticed += [f"the attacker saw `{text}`" for text in (*hazard.also_seen, MINE) if text in said]
+            return hazard.name, outcome(result), "; ".join(dict.fromkeys(filter(None, noticed))) or "nothing"
 
 
 def attack(server: str | None, kind: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Each hazard, how it ended for the attacker, and what the victim noticed."""
-    rows = []
-    with sandbox_of("victim", server, kind) as theirs:
-        victim = Victim(theirs)
-        for hazard in HAZARDS:
-            # A fresh one each time: most of these leave the attacker without a shell.
-            with sandbox_of("attacker", server, kind) as sandbox:
-                running = sandbox.start(
-                    hazard.command, user=hazard.user, timeout=hazard.timeout, max_output_bytes=1 << 20
-                )
-                noticed = [victim.notices()]
-                result = running.wait()
-                noticed.append(victim.notices())
-                said = result.stdout + result.stderr
-                noticed += [f"the attacker saw `{text}`" for text in (*hazard.also_seen, MINE) if text in said]
-                rows.append(
-                    (hazard.name, outcome(result), "; ".join(dict.fromkeys(filter(None, noticed))) or "nothing")
-                )
-    return rows
+    arena = Arena(server, kind)
+    with arena.sandbox_of("victim") as sandbox:
+        victim = Victim(sandbox)
+        return [arena.fight(hazard, victim) for hazard in HAZARDS]
 
 
 def main() -> int:
@@ -150,7 +167,7 @@ def main() -> int:
     widths = [max(len(row[i]) for row in [*rows, ("the attacker does", "and gets", "")]) for i in range(2)]
     for row in [("the attacker does", "and gets", "the victim notices"), *rows]:
         print(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}")
-    return int(any(row[2] != "nothing" for row in rows))
+    return int(any(row[2] != "nothing" for row in rows if row[1] != "not tried"))
 
 
 if __name__ == "__main__":

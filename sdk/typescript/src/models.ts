@@ -12,6 +12,8 @@ export interface Capabilities {
   readonly adopt: boolean;
   /** Writes that go to the host's disk. */
   readonly disk: boolean;
+  /** A limit of the bytes and files that it may write, and a count of them. */
+  readonly diskLimit: boolean;
   /** Change limits of a living one. */
   readonly liveLimits: boolean;
   /** Freeze and thaw. */
@@ -25,6 +27,7 @@ export function readCapabilities(data: unknown): Capabilities {
   return {
     adopt: from.boolean('adopt'),
     disk: from.boolean('disk'),
+    diskLimit: from.boolean('disk_limit'),
     liveLimits: from.boolean('live_limits'),
     pause: from.boolean('pause'),
     pty: from.boolean('pty'),
