@@ -97,6 +97,10 @@ class Way:
         if self.lacks(capability):
             pytest.skip(f"`{self.kind}` declares that it has no {capability}")
 
+    def limits(self, **limits: Any) -> dict[str, Any]:
+        """`resources` of a request, without what this kind cannot limit."""
+        return {name: limit for name, limit in limits.items() if name != "disk" or not self.lacks("disk_limit")}
+
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""
         return self.host.start(**self.host.settings(self.kind))
