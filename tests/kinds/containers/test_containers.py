@@ -1,7 +1,7 @@
 """Containers of a real Docker Engine and of real OCI runtimes: what is particular to them, on this host.
 
-The engine is one of the test's own (scripts/docker.sh). Where none can be started, or a runtime is missing, the tests that
-need it are skipped and say so.
+The engine is one of the test's own (scripts/docker.sh). Where none can be started, or a runtime is missing, the tests
+that need it are skipped and say so.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def test_a_command_runs_as_in_any_sandbox(user: Api, kind: dict[str, str]) -> No
     sandbox = user.create(sandbox=kind, env={"A": "sandbox"})
     done = user.run(sandbox, "echo out; echo err >&2; pwd; echo $A $B $HOME; id -u; exit 3", env={"B": "exec"})
     assert (done["stdout"], done["stderr"], done["exit_code"]) == (
-        "out\n/workspace\nsandbox exec /home/user\n1000\n", "err\n", 3,
+        "out\n/workspace\nsandbox exec /home/user\n1000\n",
+        "err\n",
+        3,
     )
     assert user.run(sandbox, "id -u; cat /proc/self/status", user="root")["stdout"].startswith("0\n")
     assert user.run(sandbox, "cat", stdin="given")["stdout"] == "given"
@@ -187,7 +189,8 @@ def test_limits_hold_and_change_on_a_living_container(user: Api, kind: dict[str,
     assert user.run(sandbox, "echo lives")["stdout"] == "lives\n"
     full = user.run(sandbox, "dd if=/dev/zero of=/workspace/f bs=1M count=64")
     assert full["exit_code"] != 0 and "No space left" in full["stderr"]
-    assert user.run(sandbox, "rm /workspace/f; dd if=/dev/zero of=/tmp/f bs=1M count=64; rm /tmp/f", user="root")["exit_code"] == 0
+    again = user.run(sandbox, "rm /workspace/f; dd if=/dev/zero of=/tmp/f bs=1M count=64; rm /tmp/f", user="root")
+    assert again["exit_code"] == 0
     changed = user("PATCH", f"/sandboxes/{sandbox}", json={"resources": {"memory": "600Mi"}})
     assert changed.status_code == 200, changed.text
     assert user.run(sandbox, hog)["exit_code"] == 0
@@ -359,7 +362,8 @@ def test_other_containers_of_the_engine_are_left_alone(engine: Engine) -> None:
     body = {"Image": "csb-test-busybox:1", "Cmd": ["/bin/sh", "-c", "exec /bin/busybox sleep 600"]}
     ids = []
     for labels in ({}, {"csb.node": "another", "csb.sandbox": "sb-aaaaaaaaaaaaaaaaaaaa"}):
-        made = engine.http.post("/containers/create", json={**body, "Labels": labels, "HostConfig": {"NetworkMode": "none"}})
+        foreign = {**body, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
+        made = engine.http.post("/containers/create", json=foreign)
         ids.append(made.json()["Id"])
         assert engine.http.post(f"/containers/{ids[-1]}/start").status_code == 204
     server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
@@ -404,5 +408,3 @@ def test_a_runtime_that_cannot_is_said(own: Server, kind: dict[str, str]) -> Non
             assert name in answer.json()["error"]["message"], answer.text
         assert left(own) == []
     user.close()
-
-
