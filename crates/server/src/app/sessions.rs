@@ -4,7 +4,8 @@
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
 use super::{
-    App, AppError, CodeRun, Idem, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, sandboxes::Mine,
+    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Turn,
+    sandboxes::Mine,
 };
 use crate::{
     auth::Identity,
@@ -14,7 +15,7 @@ use csb_api::{
     ErrorCode, ExecResultView, Page, ResourcesView, Role, RunCodeRequest, SandboxState, Seconds, SessionRequest,
     SessionState, SessionView, time_from_ms,
 };
-use csb_types::{Phase, SandboxId, SessionId};
+use csb_types::{Kind, Phase, SandboxId, SessionId};
 use serde_json::Value;
 use std::{
     sync::{Arc, PoisonError},
@@ -26,7 +27,7 @@ const LOST: &str =
 
 /// As the API shows it.
 pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
-    let spec = row.request.to_spec()?;
+    let spec = row.request.to_spec(Kind::default())?;
     Ok(SessionView {
         session_id: row.id.clone(),
         sandbox_id: row.sandbox_id.clone(),
@@ -51,8 +52,11 @@ impl App {
         request: SessionRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SessionView>, AppError> {
-        let sandbox_request = request.sandbox_request()?;
-        let spec = self.with_template(sandbox_request.to_spec()?);
+        let sandbox_request = request.sandbox_request(self.config.kind)?;
+        let spec = self.with_template(sandbox_request.to_spec(self.config.kind)?);
+        if spec.kind == Kind::Remote {
+            return self.create_remote_session(who, request, sandbox_request, spec, idem).await;
+        }
         let lifetime = self.lifetime(request.timeout)?;
         let claimed = match self.turn(who, idem).await? {
             Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
@@ -117,6 +121,10 @@ impl App {
     pub async fn pause_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
         let _lock = self.lock_session(id).await;
         let row = self.open_session(who, id).await?;
+        if let Some(far) = self.remotes.known.session(id) {
+            self.set_far_session(&MineFarSession { row, far }, "pause", SessionState::Paused).await?;
+            return session_view(&self.session(who, id).await?);
+        }
         if let Some(mine) = self.bound(&row) {
             self.pause(mine).await?;
         }
@@ -132,9 +140,15 @@ impl App {
         let who = who.clone();
         self.finish(async move {
             let _lock = lock;
-            app.bind(&row).await.map(drop)?;
-            app.db.set_session_state(&row.id, SessionState::Running).await?;
-            session_view(&app.session(&who, &row.id).await?)
+            let id = row.id.clone();
+            match app.remotes.known.session(&id) {
+                Some(far) => app.set_far_session(&MineFarSession { row, far }, "resume", SessionState::Running).await?,
+                None => {
+                    app.bind(&row).await.map(drop)?;
+                    app.db.set_session_state(&id, SessionState::Running).await?;
+                }
+            }
+            session_view(&app.session(&who, &id).await?)
         })
         .await
     }
@@ -147,7 +161,9 @@ impl App {
         self.finish(async move {
             let _lock = lock;
             app.db.set_session_state(&row.id, SessionState::Closed).await?;
-            if let Some(mine) = app.bound(&row) {
+            if let Some(far) = app.remotes.known.session(&row.id) {
+                app.end_far_session(&row, &far).await?;
+            } else if let Some(mine) = app.bound(&row) {
                 app.release(mine.handle).await?;
             }
             app.db.remove_session(&row.id).await?;
@@ -163,7 +179,9 @@ impl App {
         // Bound again, perhaps, while the lock was waited for.
         let Some(row) = self.db.session(&row.id).await? else { return Ok(()) };
         self.db.close_session(&row.id, note).await?;
-        if let Some(mine) = self.bound(&row) {
+        if let Some(far) = self.remotes.known.session(&row.id) {
+            self.end_far_session(&row, &far).await?;
+        } else if let Some(mine) = self.bound(&row) {
             self.release(mine.handle).await?;
         }
         self.forget_lock(&row.id);
@@ -268,7 +286,7 @@ impl App {
             }
             return Ok((mine, None));
         }
-        let spec = self.with_template(row.request.to_spec()?);
+        let spec = self.with_template(row.request.to_spec(Kind::default())?);
         let user_id: Arc<str> = row.user_id.as_str().into();
         let fresh = self.make(&user_id, spec, Some(row.id.clone()), None).await?;
         let sandbox_id = fresh.handle().id().to_string();
@@ -281,7 +299,7 @@ impl App {
         Ok((mine, Some(LOST.into())))
     }
 
-    async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(super) async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
             if locks.len() > 10_000 {
