@@ -254,7 +254,9 @@ impl Endpoint {
             }
             Some(code) => code,
             None => {
-                return Err(self.strange(format!("answers with an error of its own, {}: {}", error.code, error.message)));
+                return Err(
+                    self.strange(format!("answers with an error of its own, {}: {}", error.code, error.message))
+                );
             }
         };
         let refused = AppError::new(code, error.message).hint(error.hint);
