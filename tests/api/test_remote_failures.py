@@ -34,12 +34,12 @@ def start() -> Iterator[Start]:
     """Starts our server with these others: name, address, key."""
     servers: list[Server] = []
 
-    def start(*others: tuple[str, str, str], **settings: str) -> Server:
+    def start(*others: tuple[str, str, str], port: int = 0, **settings: str) -> Server:
         keys = {f"REMOTE_{name.upper()}_KEY": key for name, _, key in others}
         listed = ",".join(f"{name}={url}" for name, url, _ in others)
         servers.append(
             Server(
-                REMOTE_SERVERS=listed, POOL_MIN_SIZE="0", CSB_RECONCILE_INTERVAL="500ms", **keys, **settings
+                port=port, REMOTE_SERVERS=listed, POOL_MIN_SIZE="0", CSB_RECONCILE_INTERVAL="500ms", **keys, **settings
             )
         )
         return servers[-1]
@@ -320,6 +320,14 @@ def test_the_usual_kind_is_a_setting(start: Start, far: Far) -> None:
     for sandbox in (made, own):
         assert api("DELETE", f"/sandboxes/{sandbox['sandbox_id']}").status_code == 204
     api.close()
+
+
+def test_servers_that_name_each_other_do_not_go_round(start: Start) -> None:
+    port = free_port()
+    near = start(("itself", f"http://127.0.0.1:{port}", "csb_x"), SANDBOX_KIND="remote", port=port)
+    made = near.api()("POST", "/sandboxes", headers={"X-Csb-Forwarded": "1"})
+    refused(made, 501, "unsupported")
+    assert near.api()("POST", "/sandboxes", json={"sandbox": {"kind": "process"}}).status_code == 201
 
 
 def test_lifetimes_and_quotas_are_ours(start: Start, far: Far) -> None:

@@ -5,7 +5,7 @@ mod endpoint;
 mod headers;
 mod known;
 
-pub use endpoint::{Ask, Endpoint, FarError, Payload};
+pub use endpoint::{Ask, Endpoint, FORWARDED, FarError, Payload};
 pub use headers::{answered, asked};
 pub use known::{Far, FarSession, Known};
 

@@ -19,6 +19,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 pub(super) const SANDBOXES: &str = "/api/v1/sandboxes";
 /// How old what is shown in a list may be before it is asked for anew, behind the list's back.
 const FRESH: Duration = Duration::from_secs(2);
+/// For how long a server is sure to know an idempotency key; a little less than servers do.
+const KEY_AGE_MS: i64 = 23 * 3600 * 1000;
 /// Items of a page of another server's list.
 const PAGE: u32 = 1000;
 
@@ -200,6 +202,7 @@ impl App {
                 far_id: None,
                 far_session: None,
                 seen: None,
+                created_ms: now_ms(),
             };
             self.db.put_remote(&row).await?;
             let ask = Ask { wait: false, ..Ask::make(route, &make_key(id), request.clone()) };
@@ -207,7 +210,7 @@ impl App {
                 Ok(view) => return Ok((endpoint.clone(), view, row)),
                 Err(FarError::Unreached { server, why }) => unreached.push(format!("`{server}` ({why})")),
                 // Whether it was done will be found out by reconciliation.
-                Err(error @ FarError::Lost { .. }) => return Err(error.into()),
+                Err(error @ (FarError::Lost { .. } | FarError::Strange { done: true, .. })) => return Err(error.into()),
                 Err(error) => {
                     self.db.forget_remote(id.as_str()).await?;
                     return Err(error.into());
@@ -443,7 +446,8 @@ impl App {
 
     async fn release_orphan(&self, endpoint: &Endpoint, id: &SandboxId, row: &RemoteRow) -> Result<(), AppError> {
         let (mut far_id, mut far_session) = (row.far_id.clone(), row.far_session.clone());
-        if far_id.is_none() && far_session.is_none() {
+        // Past that age its key is no longer known there, and asking again would make another one.
+        if far_id.is_none() && far_session.is_none() && row.created_ms > now_ms() - KEY_AGE_MS {
             let ask = Ask { wait: false, ..Ask::make(row.route.clone(), &make_key(id), row.request.clone()) };
             match endpoint.json(ask).await {
                 Ok(made) => {

@@ -182,6 +182,7 @@ impl App {
             far_id: Some(far_id),
             far_session: None,
             seen: None,
+            created_ms: now_ms(),
         };
         let fresh = self.fresh_far((sandbox_id.clone(), room, owned), endpoint, None, view, written).await?;
         self.db.add_sandbox(&fresh.row(), None).await?;
@@ -202,6 +203,7 @@ impl App {
                 far_id: None,
                 far_session: Some(far.far_id.clone()),
                 seen: None,
+                created_ms: now_ms(),
             })
             .await?;
         self.forget_far_session(row).await?;

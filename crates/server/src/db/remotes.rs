@@ -1,6 +1,6 @@
 //! Which sandboxes and sessions are another server's, where, and under which ids there.
 
-use super::{Db, DbError, During, now_ms};
+use super::{Db, DbError, During};
 use sqlx::{Row, sqlite::SqliteRow};
 
 /// A sandbox that is, or may be, at another server.
@@ -20,6 +20,8 @@ pub struct RemoteRow {
     pub far_session: Option<String>,
     /// Its last known view, as JSON.
     pub seen: Option<String>,
+    /// When it was asked for.
+    pub created_ms: i64,
 }
 
 /// A session that is another server's.
@@ -42,6 +44,7 @@ fn row(row: &SqliteRow) -> RemoteRow {
         far_id: row.get("far_id"),
         far_session: row.get("far_session"),
         seen: row.get("seen"),
+        created_ms: row.get("created_ms"),
     }
 }
 
@@ -62,7 +65,7 @@ impl Db {
         .bind(&row.far_id)
         .bind(&row.far_session)
         .bind(&row.seen)
-        .bind(now_ms())
+        .bind(row.created_ms)
         .execute(&mut *tx)
         .await
         .during("store a remote sandbox")?;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{App, AppError, Idem, MineFar, MineFarSession, is_gone},
     auth::Identity,
-    remote::{Ask, Endpoint, FarError, Payload, answered, asked},
+    remote::{Ask, Endpoint, FORWARDED, FarError, Payload, answered, asked},
 };
 use axum::{
     body::Body,
@@ -27,6 +27,7 @@ use axum::{
 };
 use bytes::Bytes;
 use csb_api::{ErrorCode, SandboxView};
+use csb_types::Kind;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -61,6 +62,16 @@ pub async fn forward(State(app): State<Arc<App>>, request: Request, next: Next) 
         return Ok(next.run(request).await);
     };
     let path = request.uri().path();
+    if request.headers().contains_key(FORWARDED)
+        && app.config.kind == Kind::Remote
+        && request.method() == Method::POST
+        && matches!(path, "/api/v1/sandboxes" | "/api/v1/sessions")
+    {
+        // Servers that name each other would pass one request on for ever.
+        let message = "this server makes sandboxes at other servers, and does not pass on what a server asks of it";
+        let hint = "name the server that is to make them in REMOTE_SERVERS, or set SANDBOX_KIND here to another kind";
+        return Err(AppError::new(ErrorCode::Unsupported, message).hint(hint).into());
+    }
     if let Some((id, rest)) = path.strip_prefix(SANDBOXES).map(split) {
         let Some(mine) = app.remote_sandbox(&who, id)? else { return Ok(next.run(request).await) };
         if rest.is_empty() && request.method() == Method::DELETE {
@@ -329,7 +340,7 @@ impl Forward {
         let body = self.endpoint.whole(response).await?;
         serde_json::from_slice(&body).map_err(|_| {
             let why = "answers with what is no JSON".to_owned();
-            FarError::Strange { server: self.endpoint.name.clone(), why }.into()
+            FarError::Strange { server: self.endpoint.name.clone(), why, done: true }.into()
         })
     }
 

@@ -15,6 +15,8 @@ use http_body_util::{BodyExt as _, Limited};
 use reqwest::Response;
 use std::time::{Duration, Instant};
 
+/// Marks a request that a server sends for one of its own callers.
+pub const FORWARDED: HeaderName = HeaderName::from_static("x-csb-forwarded");
 /// For how long a request that may be repeated is sent again while the server does not answer: as long as one takes to start.
 const PATIENCE: Duration = Duration::from_secs(4);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -111,6 +113,8 @@ pub enum FarError {
         server: String,
         /// What it did.
         why: String,
+        /// Whether it may have done what it was asked for all the same.
+        done: bool,
     },
     /// It refused.
     #[error("{}", .0.message)]
@@ -178,8 +182,8 @@ impl Endpoint {
         Ok(Self { name: server.name.clone(), url: server.url.clone(), http: http.build()?, credential: (name, value) })
     }
 
-    fn strange(&self, why: impl Into<String>) -> FarError {
-        FarError::Strange { server: self.name.clone(), why: why.into() }
+    fn strange(&self, why: impl Into<String>, done: bool) -> FarError {
+        FarError::Strange { server: self.name.clone(), why: why.into(), done }
     }
 
     /// Sends a request and returns the head of its answer, whatever its status. A stream is sent once; other bodies are sent
@@ -189,7 +193,8 @@ impl Endpoint {
         let url = format!("{}{path}", self.url);
         let build = || {
             let (name, value) = self.credential.clone();
-            self.http.request(method.clone(), &url).headers(headers.clone()).header(name, value)
+            let request = self.http.request(method.clone(), &url).headers(headers.clone());
+            request.header(FORWARDED, "1").header(name, value)
         };
         let bytes = match payload {
             Payload::Stream(body) => {
@@ -241,16 +246,16 @@ impl Endpoint {
             return Ok(response);
         }
         if status.is_redirection() {
-            return Err(self.strange(format!("answers with status {}, which is not followed", status.as_u16())));
+            return Err(self.strange(format!("answers with status {}, which is not followed", status.as_u16()), false));
         }
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
         let body = self.whole(response).await?;
         let Ok(ErrorBody { error }) = serde_json::from_slice::<ErrorBody>(&body) else {
-            return Err(self.strange(format!("answers with status {} and no explanation", status.as_u16())));
+            return Err(self.strange(format!("answers with status {} and no explanation", status.as_u16()), true));
         };
         let code = match error.known_code() {
             Some(ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::RoleDenied) => {
-                return Err(self.strange(format!("refuses this server's credential: {}", error.message)));
+                return Err(self.strange(format!("refuses this server's credential: {}", error.message), false));
             }
             Some(code) => code,
             None => {
@@ -281,6 +286,6 @@ impl Endpoint {
         if body.is_empty() {
             return Ok(serde_json::Value::Null);
         }
-        serde_json::from_slice(&body).map_err(|_| self.strange("answers with what is no JSON"))
+        serde_json::from_slice(&body).map_err(|_| self.strange("answers with what is no JSON", true))
     }
 }

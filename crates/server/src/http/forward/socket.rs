@@ -47,7 +47,7 @@ pub fn request(path: String) -> (Ask, String) {
 pub async fn accepted(response: reqwest::Response, key: &str, server: &str) -> Result<FarSocket, FarError> {
     let agreed = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
     if agreed.is_none_or(|a| a.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
-        return Err(FarError::Strange { server: server.into(), why: "does not speak WebSocket".into() });
+        return Err(FarError::Strange { server: server.into(), why: "does not speak WebSocket".into(), done: false });
     }
     let lost = |error: reqwest::Error| FarError::Lost { server: server.into(), why: error.to_string() };
     let io = response.upgrade().await.map_err(lost)?;
