@@ -44,6 +44,7 @@ rest=$(measure rest --n "$((rounds * 5))")
 exec_others=$(measure compare-exec --n "$rounds")
 release=$(measure release --n "$rounds")
 burst=$(measure burst --n "$rounds")
+burst_ready=$(measure burst --n "$rounds" --pool "$rounds")
 density=$(measure density --n "$((rounds * 2))")
 syscall=$(measure syscall)
 
@@ -71,6 +72,7 @@ table=$(
     jq -r "$row" <<<"$claim" | sed 's/| claim |/| claim: create, claimed from the pool, to first output |/'
     jq -r "$row" <<<"$release"
     jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
+    jq -r "$row" <<<"$burst_ready" | sed "s/| burst |/| the same with as many in the pool |/"
     echo
     echo "| one system call, nanoseconds | outside | inside | added |"
     echo "| --- | --- | --- | --- |"

@@ -36,15 +36,16 @@ const SPOILED: &[Spoiled] = &[
     ("bind", |_, plan| plan.binds.push(Bind { host: "/nowhere".into(), guest: "/usr".into() })),
     ("bind", |_, plan| plan.binds.push(Bind { host: "/usr".into(), guest: "/not/in/the/layer".into() })),
     ("volume", |_, plan| {
-        plan.volumes = vec![Volume { host: "/nowhere".into(), guest: "/v".into(), read_only: true }];
+        plan.volumes = vec![Volume { host: "/nowhere".into(), below: None, guest: "/v".into(), read_only: true }];
     }),
     ("volume", |dir, plan| {
         // A file where the image has a directory.
-        plan.volumes = vec![Volume { host: dir.join("layer/etc/passwd"), guest: "/etc".into(), read_only: true }];
+        plan.volumes =
+            vec![Volume { host: dir.join("layer/etc/passwd"), below: None, guest: "/etc".into(), read_only: true }];
     }),
     ("volume", |dir, plan| {
         // Below a link of the image.
-        plan.volumes = vec![Volume { host: dir.join("layer"), guest: "/lib/x".into(), read_only: true }];
+        plan.volumes = vec![Volume { host: dir.join("layer"), below: None, guest: "/lib/x".into(), read_only: true }];
     }),
     ("disk image", |_, plan| plan.upper = UpperPlan::Disk { image: "/nowhere/image".into() }),
     ("mount the disk image", |dir, plan| plan.upper = UpperPlan::Disk { image: dir.join("corrupt") }),

@@ -64,7 +64,7 @@ fn no_set_id_file_is_left_on_a_volume_of_the_host() {
     let volume = warden.dir().join("volume");
     fs::create_dir(&volume).unwrap();
     let mut plan = warden.plan(Limits::default());
-    plan.volumes = vec![Volume { host: volume.clone(), guest: "/volume".into(), read_only: false }];
+    plan.volumes = vec![Volume { host: volume.clone(), below: None, guest: "/volume".into(), read_only: false }];
     let sandbox = warden.try_create(plan).unwrap();
     sandbox.arm();
     let output = sandbox.probe(&["set-id", "/volume"]);
@@ -96,7 +96,7 @@ fn a_read_only_volume_stays_as_it_is() {
     fs::write(volume.join("file"), "original").unwrap();
     fs::set_permissions(volume.join("file"), fs::Permissions::from_mode(0o666)).unwrap();
     let mut plan = warden.plan(Limits::default());
-    plan.volumes = vec![Volume { host: volume.clone(), guest: "/volume".into(), read_only: true }];
+    plan.volumes = vec![Volume { host: volume.clone(), below: None, guest: "/volume".into(), read_only: true }];
     let sandbox = warden.try_create(plan).unwrap();
     for user in ["user", "root"] {
         let output =

@@ -165,7 +165,8 @@ fn volume() {
     let volume = warden.dir().join("volume");
     fs::create_dir(&volume).unwrap();
     let mut plan = warden.plan(Limits::default());
-    plan.volumes = vec![csb_types::Volume { host: volume.clone(), guest: "/volume".into(), read_only: false }];
+    plan.volumes =
+        vec![csb_types::Volume { host: volume.clone(), below: None, guest: "/volume".into(), read_only: false }];
     let sandbox = warden.try_create(plan).unwrap();
     sandbox.arm();
     let output = sandbox.probe(&["set-id", "/volume"]);

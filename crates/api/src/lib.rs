@@ -15,7 +15,8 @@ mod session;
 
 pub use auth::{KeyRequest, KeySecretView, KeyView, Role, TokenRequest, TokenView};
 pub use catalog::{
-    HealthView, Items, LanguageView, Page, PoolStatsView, PoolView, SandboxCounts, TemplateView, WardenView,
+    CapabilitiesView, HealthView, Items, KindView, LanguageView, Page, PoolStatsView, PoolView, SandboxCounts,
+    TemplateView, WardenView,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail, Invalid};
 pub use exec::{

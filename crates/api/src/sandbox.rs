@@ -1,7 +1,9 @@
 //! Sandboxes: what is asked, and how they look.
 
 use crate::{Bytes, Cpus, ErrorCode, Invalid, Seconds};
-use csb_types::{IoLimits, Kind, KindOptions, Limits, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage};
+use csb_types::{
+    Capability, IoLimits, Kind, KindOptions, Limits, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -228,6 +230,11 @@ impl IoRequest {
 }
 
 impl ResourcesRequest {
+    /// Whether it says how much may be written.
+    pub fn limits_disk(&self) -> bool {
+        self.disk.is_some() || self.inodes.is_some()
+    }
+
     /// `base` with what is given put over it, checked.
     pub fn over(&self, base: &Limits) -> Result<Limits, Invalid> {
         let limits = Limits {
@@ -354,6 +361,9 @@ impl SandboxRequest {
         let mut resources = self.resources.unwrap_or_default();
         resources.memory = resources.memory.or(asked.memory);
         resources.cpu = resources.cpu.or(asked.cpu);
+        if let (true, Some(why)) = (resources.limits_disk(), kind.lacks(Capability::DiskLimit)) {
+            return Err(unsupported(format!("a sandbox of kind `{}` has no limit of its disk: {why}", kind.name())));
+        }
         let mut limits = resources.over(&Limits::default())?;
         if resources.disk.is_none() && self.storage != Some(StorageName::Disk) {
             // Less memory alone is no wish for a file system on disk, which takes far longer to make.

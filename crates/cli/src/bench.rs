@@ -34,6 +34,9 @@ pub struct BenchArgs {
     /// Sandboxes that live beside those that are measured (cold, claim, exec, sustained, rest)
     #[arg(long, value_name = "N", default_value_t = 0)]
     live: u32,
+    /// Sandboxes that are ready before (burst) [default: as the server has them]
+    #[arg(long, value_name = "N")]
+    pool: Option<u32>,
     /// How the sandboxes of a node are isolated (cold, claim, exec, release, sustained, density)
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", default_value = "process")]
     kind: Kind,
@@ -83,7 +86,7 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Release => node::release(n(200), kind)?,
         What::Sustained => node::sustained(n(1000), args.live, kind)?,
         What::Density => node::density(n(200), kind)?,
-        What::Burst => rest::burst(n(100))?,
+        What::Burst => rest::burst(n(100), args.pool)?,
         What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),

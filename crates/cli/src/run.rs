@@ -15,9 +15,10 @@ use crate::{
 };
 use args::Plan;
 use csb_api::ExecResultView;
+use csb_backends::{Backend, Docker, DockerSettings, Guests, Oci};
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
-use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource};
+use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{ExecResult, ExecSpec, FileError, KilledBy, Kind, Limits, format_bytes};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
@@ -55,8 +56,8 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             pool: PoolConfig::default(),
             default_template: "host".into(),
             aliases: Default::default(),
-            backends: vec![],
-            workspaces: None,
+            backends: backends(&plan)?,
+            workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;
@@ -68,6 +69,26 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     // The warden is our only child and ends with its connection: nothing is left once it has gone, not even a zombie.
     let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
     result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
+}
+
+/// What builds a kind that the warden does not.
+fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
+    if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci) {
+        return Ok(vec![]);
+    }
+    let guests = Guests::private(&plan.data_dir)
+        .map_err(|error| Failure::because("cannot keep a container's files", &error).exit(exit::NO_COMMAND))?;
+    let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let settings = DockerSettings {
+        host: text("DOCKER_HOST"),
+        image: text("DOCKER_IMAGE"),
+        // Whoever runs this may use the engine as they like.
+        networks: plan.sandbox.options.network_mode.iter().cloned().collect(),
+    };
+    Ok(match plan.sandbox.kind {
+        Kind::Oci => vec![Arc::new(Oci::new(guests))],
+        _ => vec![Arc::new(Docker::new(guests, settings))],
+    })
 }
 
 /// The name of the template that a directory or tar file is imported as, unless that was done before.
@@ -184,6 +205,7 @@ fn create_failure(error: &CreateError) -> Failure {
         CreateError::Capacity { hint, .. }
         | CreateError::Missing { hint, .. }
         | CreateError::Unavailable { hint, .. } => failure.hint(hint.clone()),
+        CreateError::NotAllowed { .. } => failure.exit(exit::USAGE),
         CreateError::Jail { .. } => match csb_sys::ns::denial(!rustix::process::geteuid().is_root()) {
             Some(denial) => {
                 failure.hint(format!("`{}` allows it, `csb doctor` says what else this host lacks", denial.remedy))

@@ -56,6 +56,7 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
         Some(connection) => Some(stop(&connection).map_err(fail)?),
         None => None,
     };
+    csb_node::forget_memory(&data_dir).map_err(fail)?;
     if json {
         return print::json(&serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": stopped.unwrap_or(0) }));
     }

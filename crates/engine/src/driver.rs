@@ -15,7 +15,7 @@ use crate::{
     warden::WardenError,
 };
 use csb_sys::packet::Conn;
-use csb_types::{ExecId, ExecSpec, Limits, Phase, SpecError, Upper};
+use csb_types::{ExecId, ExecSpec, Limits, Phase, SandboxSpec, SpecError, Upper};
 use csb_wire::{Failure, FileRequest, FromInit, ToInit};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -353,17 +353,10 @@ impl Driver {
         if !self.admit(Request::SetLimits)? {
             return Ok(());
         }
-        let now = self.sandbox.spec().limits.clone();
-        if (limits.disk, limits.inodes, limits.nofile) != (now.disk, now.inodes, now.nofile) {
-            let what = "disk, inodes and nofile of a living sandbox cannot be changed; memory, cpu, cpu_weight, \
-                        pids and io can";
-            return Err(OpError::Unsupported { what: what.into() });
-        }
-        if limits == now {
+        let spec = self.sandbox.spec();
+        may_change(&spec, &limits)?;
+        if limits == spec.limits {
             return Ok(());
-        }
-        if !limits.io.is_none() && self.sandbox.spec().decided_upper() == Upper::Memory {
-            return Err(OpError::Unsupported { what: SpecError::NoDisk.to_string() });
         }
         self.sandbox.keeper.set_limits(&self.sandbox.id, limits.clone()).await.map_err(|error| match error {
             // Control groups of version 1 do not go below what cannot be reclaimed; those of version 2 kill.
@@ -389,16 +382,16 @@ impl Driver {
                 self.on_known(exec, pid, ended, age_usec, stdin, fds);
             }
             FromInit::KnownEnd => self.on_known_end(),
+            FromInit::Failed(failure) => {
+                if let Some(ready) = self.ready.take() {
+                    let _ = ready.send(Err(failure));
+                }
+            }
             // Meant for an earlier server; the report that follows says it again.
             _ if self.unreported.is_some() => {}
             FromInit::Ready => {
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(Ok(()));
-                }
-            }
-            FromInit::Failed(failure) => {
-                if let Some(ready) = self.ready.take() {
-                    let _ = ready.send(Err(failure));
                 }
             }
             FromInit::Started { exec, pid } => self.on_started(exec, pid, fds),
@@ -497,6 +490,21 @@ impl Driver {
             }
         }
     }
+}
+
+/// Refuses limits that a sandbox that is there cannot get.
+pub fn may_change(spec: &SandboxSpec, limits: &Limits) -> Result<(), OpError> {
+    limits.check().map_err(SpecError::from)?;
+    let now = &spec.limits;
+    if (limits.disk, limits.inodes, limits.nofile) != (now.disk, now.inodes, now.nofile) {
+        let what =
+            "disk, inodes and nofile of a living sandbox cannot be changed; memory, cpu, cpu_weight, pids and io can";
+        return Err(OpError::Unsupported { what: what.into() });
+    }
+    if !limits.io.is_none() && spec.decided_upper() == Upper::Memory {
+        return Err(OpError::Unsupported { what: SpecError::NoDisk.to_string() });
+    }
+    Ok(())
 }
 
 pub(crate) fn warden_failed(error: WardenError) -> OpError {

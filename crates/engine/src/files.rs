@@ -8,7 +8,7 @@ use bytes::Bytes;
 use csb_types::{FileEntry, FileError, FileErrorCode, Phase};
 use csb_wire::{CHUNK, FileReply, FileRequest, HEADER, Tag, decode_header, encode_header};
 use futures_util::{Stream, StreamExt};
-use std::{io, pin::pin, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -143,6 +143,7 @@ impl FileCall {
             ended: false,
             first: None,
             left: length.unwrap_or(u64::MAX),
+            _lease: None,
         };
         reader.first = reader.receive().await?;
         Ok(reader)
@@ -235,6 +236,8 @@ pub struct FileReader {
     ended: bool,
     first: Option<Bytes>,
     left: u64,
+    /// What its sandbox is kept awake by.
+    pub(crate) _lease: Option<Arc<()>>,
 }
 
 impl FileReader {

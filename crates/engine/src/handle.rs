@@ -31,6 +31,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Sandbox>,
+    /// See [`Handle::leased`].
+    lease: Option<Arc<()>>,
 }
 
 /// What is known of a sandbox besides what it does.
@@ -168,12 +170,38 @@ impl Handle {
         let (ready, readiness) = oneshot::channel();
         let driver = Driver::new(shared.clone(), seat.conn, inbox, journal, (seat.shelf, seat.last), ready)?;
         tokio::spawn(driver.run(seat.adopted.map(|frozen| (frozen, entries))));
-        Ok((Handle { shared }, Readiness(readiness)))
+        Ok((Handle { shared, lease: None }, Readiness(readiness)))
     }
 
     /// Hands a sandbox from the pool to its user.
     pub fn assign(&self, meta: Meta) {
         *lock(&self.shared.meta) = meta;
+    }
+
+    /// The same sandbox, with something that is dropped when the last clone is, and the last reader of its files.
+    pub fn leased(&self, lease: Arc<()>) -> Self {
+        Self { shared: self.shared.clone(), lease: Some(lease) }
+    }
+
+    /// Whether both are the same seat of the same sandbox.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Whether a command runs.
+    pub fn is_working(&self) -> bool {
+        self.shared.execs().iter().any(|exec| exec.result().is_none())
+    }
+
+    /// Ends its processes and the driver; what is known of its execs stays in its directory, for another seat.
+    pub async fn vacate(&self) -> Result<(), OpError> {
+        self.detach().await;
+        let released = self.shared.keeper.release(&self.shared.id).await;
+        self.shared.set_phase(Phase::Gone);
+        match released {
+            Err(WardenError::Failed(failure)) if failure.errno == libc::ENOENT => Ok(()),
+            other => other.map_err(crate::driver::warden_failed),
+        }
     }
 
     /// What is known of it.
@@ -327,7 +355,9 @@ impl Handle {
         length: Option<u64>,
     ) -> Result<FileReader, FileError> {
         let call = self.call(user, FileRequest::Read { path: path.into(), offset, length })?;
-        blame(&self.shared, call.download(length).await).await
+        let mut reader = blame(&self.shared, call.download(length).await).await?;
+        reader._lease = self.lease.clone();
+        Ok(reader)
     }
 
     /// Replaces a file at once, or appends to it. An error in `body` leaves the old file.
@@ -379,7 +409,9 @@ impl Handle {
     /// Streams a directory or file as a tar archive.
     pub async fn pack(&self, user: Option<&str>, path: &str) -> Result<FileReader, FileError> {
         let call = self.call(user, FileRequest::Pack { path: path.into() })?;
-        blame(&self.shared, call.download(None).await).await
+        let mut reader = blame(&self.shared, call.download(None).await).await?;
+        reader._lease = self.lease.clone();
+        Ok(reader)
     }
 
     /// Unpacks a tar archive below a directory; returns the bytes of file content written.

@@ -29,6 +29,7 @@ mod verdict;
 pub mod warden;
 mod watch;
 
+pub use driver::may_change;
 pub use error::{ExecError, OpError};
 pub use exec::{Chunk, Exec, OutputReader};
 pub use files::FileReader;

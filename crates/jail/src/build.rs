@@ -1,7 +1,7 @@
 //! From a shell to a sandbox that can run commands: its plan's mounts, its root, the door shut behind.
 
 use crate::{
-    Host, Ids, Shell, Step, Tenant, Trees, dev,
+    Host, Ids, Marks, Shell, Step, Tenant, Trees, dev,
     ids::{IDS, USER_ID},
     proc,
     stage::{ROOT, WORK},
@@ -23,6 +23,8 @@ pub struct Built {
     pub tenant: Tenant,
     /// The sandbox's `/proc`.
     pub proc: OwnedFd,
+    /// How commands are marked.
+    pub marks: Marks,
 }
 
 /// Directories the sandbox's user owns, wherever the layers' owners cannot be mapped.
@@ -47,9 +49,12 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         make_beneath(&root, name).and_then(|target| mount::move_to(name, target)).step(&format!("move /{name}"))?;
     }
     dev::attach_shm(&root, plan.limits.memory)?;
+    // Directories on the way to a volume are for all to pass.
+    let umask = rustix::process::umask(FileMode::from_raw_mode(0o022));
     for (volume, tree) in plan.volumes.iter().zip(&trees.volumes) {
         mount_volume(&root, volume, tree).step(&format!("mount the volume `{}`", volume.guest.display()))?;
     }
+    rustix::process::umask(umask);
     if plan.hostname != "sandbox" {
         write_hosts(&root, &plan.hostname).step("write /etc/hosts")?;
     }
@@ -64,7 +69,7 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         }
     };
     shut()?;
-    Ok(Built { tenant: Tenant::new(namespace, host, plan), proc: shell.proc })
+    Ok(Built { tenant: Tenant::new(namespace, host, plan), proc: shell.proc, marks: Marks::Namespaces })
 }
 
 /// Mounts what takes the sandbox's writes.

@@ -5,17 +5,15 @@ use crate::{Host, Ids, Step, failure, ids::USER_ID};
 use csb_sys::{
     cgroup::Device,
     loopdev::{self, LoopDevice},
-    mount::{Attributes, Tree},
+    mount::{Attributes, Tree, open_beneath, open_directory},
     ns::{IdRange, user_namespace},
 };
 use csb_types::{Kind, Volume};
 use csb_wire::{Failure, JailPlan, Mode, UpperPlan};
+use rustix::fs::FileType;
 use std::{
     fs, io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -119,15 +117,27 @@ fn copied(image: &Path, tenant: Option<BorrowedFd<'_>>) -> io::Result<Tree> {
 
 /// A volume. Files of its owner are the sandbox user's; all others look like nobody's.
 fn shared(host: &Host, volume: &Volume, ids: &Ids) -> io::Result<Tree> {
-    let path = fs::canonicalize(&volume.host)?;
-    let meta = fs::metadata(&path)?;
+    let tree = match &volume.below {
+        None => Tree::copy(rustix::fs::CWD, fs::canonicalize(&volume.host)?, false)?,
+        Some(top) => {
+            let place = open_beneath(open_directory(top)?, &volume.host.to_string_lossy())?;
+            if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) != FileType::Directory {
+                return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+            }
+            if host.mode == Mode::Root && !host.idmap {
+                // Each sandbox's user is another one: what one writes the next could not read.
+                return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
+            }
+            Tree::copy(place, "", false)?
+        }
+    };
+    let found = rustix::fs::fstat(&tree)?;
     let owner = if host.idmap {
         let one = |inside| [IdRange { inside, outside: ids.first_uid + USER_ID, count: 1 }];
-        Some(user_namespace(&one(meta.uid()), &one(meta.gid()), false, None)?)
+        Some(user_namespace(&one(found.st_uid), &one(found.st_gid), false, None)?)
     } else {
         None
     };
-    let tree = Tree::copy(rustix::fs::CWD, &path, false)?;
     let attributes = Attributes { read_only: volume.read_only, ..Attributes::default() };
     tree.restrict(attributes, owner.as_ref().map(AsFd::as_fd), false)?;
     Ok(tree)

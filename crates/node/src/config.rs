@@ -3,7 +3,7 @@
 use csb_backends::Backend;
 use csb_types::SandboxSpec;
 use csb_wire::Mode;
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 /// Where the warden comes from.
 #[derive(Debug)]
@@ -40,8 +40,29 @@ pub struct NodeConfig {
     pub aliases: BTreeMap<String, String>,
     /// What builds the kinds that the warden does not.
     pub backends: Vec<Arc<dyn Backend>>,
-    /// Directory of `local` workspaces; none: that kind is off.
-    pub workspaces: Option<PathBuf>,
+    /// Where `local` sandboxes are; none: that kind is off.
+    pub workspaces: Option<WorkspaceConfig>,
+}
+
+/// What `local` sandboxes are made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspaceConfig {
+    /// Absolute directory that all theirs are below; made if absent, mode 0700. Only the operator changes it and what leads to it.
+    pub dir: PathBuf,
+    /// Absolute directories of the host of which a sandbox may ask to see something, read-only. The same holds.
+    pub allow: Vec<PathBuf>,
+    /// One that nobody has used for so long has no process.
+    pub idle: Duration,
+    /// Of more than so many that have processes, those that nobody uses now lose them, the least recently used first; 0: no
+    /// matter how many.
+    pub most_awake: u32,
+}
+
+impl WorkspaceConfig {
+    /// At a directory, the rest as is usual.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), allow: vec![], idle: Duration::from_secs(30), most_awake: 0 }
+    }
 }
 
 /// The pool now, and since the node was started.

@@ -60,6 +60,12 @@ pub enum CreateError {
         /// As asked for.
         name: String,
     },
+    /// The request names what it may not have.
+    #[error("{what}")]
+    NotAllowed {
+        /// What, and why not.
+        what: String,
+    },
     /// Something else that the request names is not here.
     #[error("{what} is not there")]
     Missing {
@@ -128,6 +134,15 @@ impl CreateError {
             libc::ENOTSUP if failure.step == "limit the disk speed" => Self::Unsupported {
                 what: "limits of disk speed, for which this host gives the server no cgroup".into(),
             },
+            libc::ENOTSUP | libc::EINVAL if failure.step.starts_with("open the volume") => Self::Unsupported {
+                what: format!("directories of a file system on which owners cannot be mapped ({failure})"),
+            },
+            // Between the look at a directory and its use its owner put something else in its place.
+            libc::ELOOP | libc::EXDEV | libc::ENOTDIR if failure.step.starts_with("open the volume") => {
+                Self::NotAllowed {
+                    what: format!("{}: it is no directory, or leads through a symbolic link", failure.step),
+                }
+            }
             libc::ENODEV if failure.step.starts_with("mount the image") => Self::Unsupported {
                 what: "sandbox kind `hardened` on a kernel without EROFS, or without loop devices before Linux 6.12"
                     .into(),
@@ -153,6 +168,7 @@ impl From<BackendError> for CreateError {
             BackendError::Unsupported(what) => Self::Unsupported { what },
             BackendError::NotFound { what, hint } => Self::Missing { what, hint },
             BackendError::Unavailable { what, hint } => Self::Unavailable { what, hint },
+            BackendError::NoRoom { limit, hint } => Self::Capacity { limit, hint },
             BackendError::Failed { step, message } => Self::Jail { step, message },
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::node::lock;
 use csb_engine::Meta;
-use csb_types::{SandboxId, SandboxSpec, StartedBy};
+use csb_types::{Kind, Limits, SandboxId, SandboxSpec, StartedBy};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -31,6 +31,9 @@ pub(crate) struct SandboxV1 {
     created_ms: i64,
     started_by: StartedBy,
     start_micros: u64,
+    /// Of a `local` one that sleeps: whether it is not to be woken.
+    #[serde(default)]
+    pub(crate) paused: bool,
 }
 
 impl SandboxV1 {
@@ -43,7 +46,16 @@ impl SandboxV1 {
             created_ms: meta.created_ms,
             started_by: meta.started_by,
             start_micros: meta.start_micros,
+            paused: false,
         }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.spec.limits = limits;
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.spec.kind
     }
 
     pub(crate) fn meta(&self) -> Meta {
@@ -102,6 +114,10 @@ impl Drop for Draft {
 impl Ledger {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir, free: Mutex::default(), freed: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn path(&self, id: &SandboxId) -> PathBuf {
@@ -163,10 +179,20 @@ impl Ledger {
         }
     }
 
+    /// One entry.
+    pub(crate) fn entry(&self, id: &SandboxId) -> io::Result<SandboxV1> {
+        read(&self.path(id))
+    }
+
     /// All readable entries. Unreadable ones are reported and left for somebody to look at.
     pub(crate) fn read(&self) -> io::Result<Vec<SandboxV1>> {
         let mut entries = Vec::new();
-        for file in fs::read_dir(&self.dir)? {
+        let files = match fs::read_dir(&self.dir) {
+            // Made with the first sandbox that needs it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            files => files?,
+        };
+        for file in files {
             let path = file?.path();
             match path.extension().and_then(|e| e.to_str()) {
                 // Taken out by a server that was killed before it could put the file away.

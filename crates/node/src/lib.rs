@@ -2,17 +2,25 @@
 //! Knows nothing of HTTP, of users or of databases.
 
 mod config;
-mod disk;
 mod error;
 mod hardened;
 mod ledger;
+mod local;
+mod memory;
 mod node;
 mod plan;
 mod pool;
+mod sandbox;
 mod supervise;
+mod workspace;
 
-pub use config::{NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource};
+pub use config::{
+    NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, WorkspaceConfig,
+};
 pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, OpError, OutputReader};
 pub use csb_wire::Mode;
 pub use error::{CreateError, NodeError};
+pub use local::WakeError;
+pub use memory::forget as forget_memory;
 pub use node::Node;
+pub use sandbox::Sandbox;

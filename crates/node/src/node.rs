@@ -1,14 +1,16 @@
 //! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
 use crate::{
-    CreateError, NodeConfig, NodeError, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, disk,
-    hardened,
+    CreateError, NodeConfig, NodeError, PoolStats, Sandbox, TemplateInfo, TemplateSource, WakeError, WardenInfo,
+    WardenSource, hardened,
     ledger::{Ledger, SandboxV1},
+    local::{self, Locals},
+    memory,
     plan::{self, Lower},
     pool::{Fit, Policy, fit},
-    supervise,
+    supervise, workspace,
 };
-use csb_backends::Backend;
+use csb_backends::{Backend, disk};
 use csb_engine::{
     Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
@@ -59,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) private: bool,
     pub(crate) link: Arc<Link>,
     pub(crate) ledger: Arc<Ledger>,
+    /// That of `vfs` sandboxes, in memory.
+    pub(crate) memory_ledger: Option<Arc<Ledger>>,
     /// Directories for spools to come.
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) warden: Mutex<WardenInfo>,
@@ -77,9 +81,8 @@ pub(crate) struct Inner {
     host: Mutex<Option<Template>>,
     images: hardened::Images,
     pub(crate) backends: Vec<Arc<dyn Backend>>,
-    /// Directory of `local` workspaces.
-    pub(crate) workspaces: Option<PathBuf>,
-    /// Directory in memory, for the output of `vfs` sandboxes, and a shelf for it.
+    pub(crate) locals: Option<Arc<Locals>>,
+    /// Directory in memory, for what is written down of `vfs` sandboxes, and a shelf for their output.
     pub(crate) memory: Option<PathBuf>,
     pub(crate) memory_shelf: Arc<Shelf>,
     state: Mutex<State>,
@@ -107,7 +110,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
 
@@ -134,8 +137,10 @@ impl Node {
         let private = matches!(warden, WardenSource::Inherited(_));
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
+        let memory = memory::find(&data_dir, private);
         let inner = Inner {
             ledger: Arc::new(Ledger::new(data_dir.join("sandboxes"))),
+            memory_ledger: memory.as_ref().map(|memory| Arc::new(Ledger::new(memory::ledger(memory)))),
             shelf: Arc::default(),
             private,
             link: Arc::default(),
@@ -152,8 +157,8 @@ impl Node {
             host: Mutex::new(None),
             images: hardened::Images::default(),
             backends,
-            workspaces,
-            memory: supervise::memory(&data_dir, private),
+            locals: workspaces.map(|workspaces| Arc::new(Locals::new(workspaces))),
+            memory,
             memory_shelf: Arc::default(),
             data_dir,
             state: Mutex::new(State {
@@ -200,11 +205,44 @@ impl Node {
             tasks.spawn(supervise::refill(inner.clone()));
         }
         tasks.spawn(supervise::tidy(inner.clone()));
+        if let (Some(locals), false) = (&inner.locals, private) {
+            tasks.spawn(local::rest(inner.clone(), locals.clone()));
+        }
         Ok(Arc::new(Node { inner, tasks: Mutex::new(tasks) }))
     }
 
-    /// A sandbox: claimed from the pool where one fits, else built. Dropped before it is done, it leaves nothing.
+    /// A sandbox of which no process need be there yet. Its id is taken where it is not one of the pool; `local` ones have it.
+    pub async fn open(&self, id: SandboxId, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
+        if spec.kind != Kind::Local || self.inner.private {
+            return self.create(spec).await.map(Sandbox::from);
+        }
+        self.found(id, spec)
+    }
+
+    fn found(&self, id: SandboxId, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
+        spec.check()?;
+        self.check_limits(&spec.limits)?;
+        self.check_kind(spec.kind)?;
+        self.inner.found(id, self.inner.complete(spec))
+    }
+
+    /// A sandbox that is ready: claimed from the pool where one fits, else built. Dropped before it is done, it leaves nothing.
     pub async fn create(&self, spec: SandboxSpec) -> Result<Handle, CreateError> {
+        if spec.kind == Kind::Local && !self.inner.private {
+            let sandbox = self.found(SandboxId::random(), spec)?;
+            return match sandbox.awake().await {
+                Ok(handle) => Ok(handle),
+                Err(error) => {
+                    if let Err(error) = sandbox.release().await {
+                        tracing::error!(sandbox = %sandbox.id(), %error, "cannot release a sandbox nobody waits for");
+                    }
+                    Err(match error {
+                        WakeError::Create(error) => error,
+                        WakeError::Op(error) => CreateError::Warden(error.to_string()),
+                    })
+                }
+            };
+        }
         spec.check()?;
         self.check_limits(&spec.limits)?;
         self.check_kind(spec.kind)?;
@@ -251,23 +289,49 @@ impl Node {
             Kind::Hardened => hardened::check(self.warden().mode),
             Kind::Vfs if self.inner.memory.is_none() => missing("this host has no /dev/shm in memory"),
             Kind::Vfs => Ok(()),
-            Kind::Local if self.inner.workspaces.is_none() => missing("this server has no directory for workspaces"),
+            Kind::Local => self.inner.locals().map(drop),
             Kind::Docker | Kind::Oci if self.inner.backend(kind).is_none() => {
                 missing("this server is not set up for it")
             }
-            Kind::Docker | Kind::Oci | Kind::Local => Ok(()),
+            Kind::Docker | Kind::Oci => Ok(()),
             Kind::Remote => missing("it is another server's"),
         }
     }
 
-    /// A sandbox that was handed out and is not gone.
+    /// A sandbox that was handed out and is not gone, whether a process of it is there or not.
+    pub fn find(&self, id: &SandboxId) -> Option<Sandbox> {
+        match &self.inner.locals {
+            Some(locals) if !matches!(locals.now(id), local::Now::Gone) => {
+                Some(Sandbox::local(id.clone(), self.inner.clone(), locals.clone()))
+            }
+            _ => self.get(id).map(Sandbox::from),
+        }
+    }
+
+    /// All that `find` finds.
+    pub fn all(&self) -> Vec<Sandbox> {
+        let mut all: Vec<Sandbox> = Vec::new();
+        if let Some(locals) = &self.inner.locals {
+            let local = |id| Sandbox::local(id, self.inner.clone(), locals.clone());
+            all.extend(locals.ids().into_iter().map(local));
+        }
+        all.extend(self.list().into_iter().filter(|handle| handle.spec().kind != Kind::Local).map(Sandbox::from));
+        all
+    }
+
+    /// `local` sandboxes, and those of them that sleep.
+    pub fn local_counts(&self) -> (u64, u64) {
+        self.inner.locals.as_ref().map_or((0, 0), |locals| locals.counts())
+    }
+
+    /// A sandbox that was handed out and is not gone, if its processes are there.
     pub fn get(&self, id: &SandboxId) -> Option<Handle> {
         let state = self.inner.state();
         let handle = state.sandboxes.get(id)?;
         (handle.phase() != Phase::Gone && state.handed_out.contains(id)).then(|| handle.clone())
     }
 
-    /// All that were handed out and are not gone.
+    /// All that `get` gets.
     pub fn list(&self) -> Vec<Handle> {
         self.inner.state().handed_out().cloned().collect()
     }
@@ -319,6 +383,7 @@ impl Node {
             client.disconnect();
         }
         self.inner.link.set(None);
+        self.inner.leave_memory();
         *lock(&self.inner.lock) = None;
     }
 
@@ -335,7 +400,11 @@ impl Node {
         }
         let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
         for handle in &handles {
-            handle.lost();
+            match self.inner.backend(handle.spec().kind) {
+                // Not the warden's, so still there.
+                Some(_) => self.inner.abandon(handle.clone()),
+                None => handle.lost(),
+            }
         }
         let all_gone = async {
             for handle in &handles {
@@ -349,6 +418,7 @@ impl Node {
             client.disconnect();
         }
         self.inner.link.set(None);
+        self.inner.leave_memory();
         *lock(&self.inner.lock) = None;
     }
 }
@@ -372,8 +442,8 @@ impl Inner {
     }
 
     /// What is done when a sandbox is gone.
-    pub(crate) fn last(&self, id: &SandboxId) -> Last {
-        let (ledger, id) = (self.ledger.clone(), id.clone());
+    pub(crate) fn last(&self, id: &SandboxId, kind: Kind) -> Last {
+        let (ledger, id) = (self.ledger(kind).clone(), id.clone());
         Last(Box::new(move || ledger.remove(&id)))
     }
 
@@ -381,9 +451,17 @@ impl Inner {
     pub(crate) fn spool(&self, id: &SandboxId, kind: Kind) -> PathBuf {
         match (&self.memory, kind) {
             (Some(memory), Kind::Vfs) if self.private => memory.clone(),
-            (Some(memory), Kind::Vfs) => memory.join(id.as_str()),
+            (Some(memory), Kind::Vfs) => memory::spools(memory).join(id.as_str()),
             _ if self.private => self.data_dir.clone(),
             _ => self.data_dir.join("spool").join(id.as_str()),
+        }
+    }
+
+    /// Where what the next server must know of a sandbox is written down.
+    pub(crate) fn ledger(&self, kind: Kind) -> &Arc<Ledger> {
+        match (&self.memory_ledger, kind) {
+            (Some(ledger), Kind::Vfs) => ledger,
+            _ => &self.ledger,
         }
     }
 
@@ -391,14 +469,22 @@ impl Inner {
         if kind == Kind::Vfs { self.memory_shelf.clone() } else { self.shelf.clone() }
     }
 
+    /// Removes the directories in memory where nothing is left in them.
+    fn leave_memory(&self) {
+        if let (Some(memory), false) = (&self.memory, self.private) {
+            self.memory_shelf.tidy(Duration::ZERO);
+            self.memory_ledger.iter().for_each(|ledger| ledger.tidy());
+            memory::leave(memory);
+        }
+    }
+
     pub(crate) fn backend(&self, kind: Kind) -> Option<&Arc<dyn Backend>> {
         self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
-    /// Whether a sandbox was taken from the pool less than `quiet` ago, and the pool can wait to have another.
+    /// Whether a sandbox was taken from the pool less than `quiet` ago.
     pub(crate) fn has_just_claimed(&self, quiet: Duration) -> bool {
-        let state = self.state();
-        state.claimed_at.is_some_and(|at| at.elapsed() < quiet) && state.policy.is_half_full(state.ready.len() as u32)
+        self.state().claimed_at.is_some_and(|at| at.elapsed() < quiet)
     }
 
     /// Whether somebody waits for a sandbox to be built.
@@ -414,7 +500,7 @@ impl Inner {
         SandboxSpec { template: self.named(&spec.template), ..spec }
     }
 
-    fn template(&self, name: &str) -> Result<Template, CreateError> {
+    pub(crate) fn template(&self, name: &str) -> Result<Template, CreateError> {
         let failed = |message: String| CreateError::Jail { step: "find the template".into(), message };
         if name == "host" {
             let mut host = lock(&self.host);
@@ -478,7 +564,7 @@ impl Inner {
             created_ms: now_ms(),
         };
         // Before anybody can run something in it: otherwise the next server would take it for unused.
-        if let Err(error) = self.ledger.write(&SandboxV1::new(handle.id(), true, &meta)) {
+        if let Err(error) = self.ledger(meta.spec.kind).write(&SandboxV1::new(handle.id(), true, &meta)) {
             self.abandon(handle);
             return Err(record_failed(&error));
         }
@@ -531,12 +617,29 @@ impl Inner {
         }
     }
 
-    async fn build(self: &Arc<Self>, spec: SandboxSpec, claimed: bool, asked: Instant) -> Result<Handle, CreateError> {
+    /// Whether the server can hold one more.
+    pub(crate) fn has_room(&self) -> Result<(), CreateError> {
         if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
         }
+        Ok(())
+    }
+
+    async fn build(
+        self: &Arc<Self>,
+        mut spec: SandboxSpec,
+        claimed: bool,
+        asked: Instant,
+    ) -> Result<Handle, CreateError> {
+        self.has_room()?;
         let id = SandboxId::random();
+        if spec.kind == Kind::Local {
+            spec.options.work_dir.get_or_insert_with(|| id.to_string());
+        }
+        if let (Some(memory), Kind::Vfs, false) = (&self.memory, spec.kind, self.private) {
+            memory::make(memory).map_err(|error| record_failed(&error))?;
+        }
         let keeper: Arc<dyn Keeper> = match self.backend(spec.kind) {
             Some(backend) => backend.clone(),
             None => self.link.clone(),
@@ -556,7 +659,7 @@ impl Inner {
             spool: self.spool(&id, kind),
             durable: !self.private,
             shelf: self.shelf(kind),
-            last: if self.private { None } else { Some(self.last(&id)) },
+            last: if self.private { None } else { Some(self.last(&id, kind)) },
             adopted: None,
         };
         let (handle, ready) = match Handle::seat(seat) {
@@ -568,7 +671,7 @@ impl Inner {
         };
         self.enter(&handle);
         // Made while its init is at work.
-        let draft = if self.private { None } else { Some(self.ledger.draft(&id)) };
+        let draft = if self.private { None } else { Some(self.ledger(kind).draft(&id)) };
         ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
         // Mounted now.
         drop(image);
@@ -586,9 +689,22 @@ impl Inner {
     }
 
     /// Has the warden build one.
-    async fn jail(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(Conn, Option<disk::Image>), CreateError> {
+    pub(crate) async fn jail(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+    ) -> Result<(Conn, Option<disk::Image>), CreateError> {
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let template = self.template(&spec.template)?;
+        let volumes = match spec.kind {
+            Kind::Local => {
+                let config = &self.locals()?.config;
+                // It may have been removed meanwhile.
+                workspace::prepare(config, spec)?;
+                workspace::volumes(config, spec)?
+            }
+            _ => vec![],
+        };
         let lower = match spec.kind {
             Kind::Hardened => Lower::Private(self.images.of(&self.store, template).await?),
             _ => Lower::Shared(template),
@@ -597,8 +713,18 @@ impl Inner {
             Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), id, &spec.limits).await?),
             Upper::Memory | Upper::Auto => None,
         };
-        let (_, conn) = client.create(plan::jail(id, spec, &lower, image.as_ref())).await?;
+        let (_, conn) = client.create(plan::jail(id, spec, &lower, volumes, image.as_ref())).await?;
         Ok((conn, image))
+    }
+
+    /// No longer knows a sandbox, unless its id is another seat's by now.
+    pub(crate) fn unlist(&self, handle: &Handle) {
+        let mut state = self.state();
+        if state.sandboxes.get(handle.id()).is_some_and(|known| known.is(handle)) {
+            state.sandboxes.remove(handle.id());
+            state.handed_out.remove(handle.id());
+            state.ready.retain(|ready| ready.id() != handle.id());
+        }
     }
 
     /// Knows a sandbox until it is gone.
@@ -607,11 +733,10 @@ impl Inner {
         let (inner, handle) = (self.clone(), handle.clone());
         tokio::spawn(async move {
             handle.gone().await;
-            let mut state = inner.state();
-            state.sandboxes.remove(handle.id());
-            state.handed_out.remove(handle.id());
-            state.ready.retain(|ready| ready.id() != handle.id());
-            drop(state);
+            inner.unlist(&handle);
+            if let Some(locals) = &inner.locals {
+                locals.lost(&handle);
+            }
             inner.pool_kick.notify_one();
         });
     }
@@ -623,7 +748,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn record_failed(error: &std::io::Error) -> CreateError {
+pub(crate) fn record_failed(error: &std::io::Error) -> CreateError {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let message = format!("it cannot be recorded in the data directory: {error}");
     match error.kind() {

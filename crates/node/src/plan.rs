@@ -1,8 +1,8 @@
 //! From a spec and a template to what the warden builds. Pure.
 
-use crate::disk::Image;
+use csb_backends::disk::Image;
 use csb_image::{Private, Template};
-use csb_types::{SandboxId, SandboxSpec};
+use csb_types::{SandboxId, SandboxSpec, Volume};
 use csb_wire::{Bind, JailPlan, UpperPlan};
 
 /// What a sandbox's files are mounted from.
@@ -15,7 +15,13 @@ pub(crate) enum Lower {
 }
 
 /// A sandbox, decided in every detail.
-pub(crate) fn jail(id: &SandboxId, spec: &SandboxSpec, lower: &Lower, image: Option<&Image>) -> JailPlan {
+pub(crate) fn jail(
+    id: &SandboxId,
+    spec: &SandboxSpec,
+    lower: &Lower,
+    volumes: Vec<Volume>,
+    image: Option<&Image>,
+) -> JailPlan {
     let (layers, binds) = match lower {
         Lower::Shared(template) => (&template.layers, &template.binds),
         Lower::Private(private) => (&private.layers, &private.binds),
@@ -27,7 +33,7 @@ pub(crate) fn jail(id: &SandboxId, spec: &SandboxSpec, lower: &Lower, image: Opt
         hostname: spec.hostname.clone().unwrap_or_else(|| "sandbox".into()),
         layers: layers.clone(),
         binds: binds.iter().map(bind).collect(),
-        volumes: spec.volumes.clone(),
+        volumes: spec.volumes.iter().cloned().chain(volumes).collect(),
         upper: match image {
             Some(image) => UpperPlan::Disk { image: image.path.clone() },
             None => UpperPlan::Memory,

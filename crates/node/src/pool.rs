@@ -47,10 +47,6 @@ impl Policy {
         self.target = (self.target - (self.target - self.min).div_ceil(2)).max(self.min);
     }
 
-    pub(crate) fn is_half_full(&self, ready: u32) -> bool {
-        ready >= self.target.div_ceil(2)
-    }
-
     pub(crate) fn is_on(&self) -> bool {
         self.min > 0
     }
@@ -145,7 +141,7 @@ mod tests {
         check(|w| w.limits = Limits { disk: 1 << 21, ..Limits::default() }, Fit::No);
         check(|w| w.limits.nofile = 64, Fit::No);
         check(|w| w.limits.memory = 64 << 20, Fit::No); // `Auto` then means a disk.
-        let volume = Volume { host: "/a".into(), guest: "/a".into(), read_only: true };
+        let volume = Volume { host: "/a".into(), below: None, guest: "/a".into(), read_only: true };
         check(|w| w.volumes.push(volume), Fit::No);
     }
 }

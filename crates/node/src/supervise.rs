@@ -1,12 +1,13 @@
 //! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
 
 use crate::{
-    NodeError, WardenInfo, disk,
-    ledger::SandboxV1,
+    NodeError, WardenInfo,
+    ledger::{Ledger, SandboxV1},
+    memory,
     node::{Inner, lock},
     pool::{Action, Fit, fit},
 };
-use csb_backends::Held;
+use csb_backends::{Held, disk};
 use csb_engine::{
     Handle, Keeper, Seat,
     warden::{Client, Connected, HelloError},
@@ -17,10 +18,9 @@ use rustix::process::{Resource, Rlimit};
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -39,7 +39,7 @@ const REPORT: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(30);
 /// The most a refill is put off because others are building.
 const POLITE: Duration = Duration::from_secs(1);
-/// Whoever took a sandbox out of a pool that is still half full gets the machine for so long.
+/// Whoever took a sandbox out of the pool gets the machine for so long: what is refilled meanwhile, those who wait would pay.
 const QUIET: Duration = Duration::from_millis(10);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -93,29 +93,6 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// A directory in memory for what must not reach a disk; none where `/dev/shm` is no memory, or somebody else's lies in the way.
-pub(crate) fn memory(data_dir: &Path, private: bool) -> Option<PathBuf> {
-    const SHM: &str = "/dev/shm";
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
-    if rustix::fs::statfs(SHM).ok()?.f_type as u64 != TMPFS_MAGIC {
-        return None;
-    }
-    if private {
-        return Some(SHM.into());
-    }
-    let mut hasher = DefaultHasher::new();
-    fs::canonicalize(data_dir).ok()?.hash(&mut hasher);
-    let dir = Path::new(SHM).join(format!("csb-{:016x}", hasher.finish()));
-    match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
-        _ => {}
-    }
-    // Everybody may make names there.
-    let found = fs::symlink_metadata(&dir).ok()?;
-    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
-    ours.then_some(dir)
-}
-
 pub(crate) async fn hello(conn: Conn) -> Result<Connected, NodeError> {
     Client::connect(conn).await.map_err(|error| match error {
         HelloError::Io(source) => NodeError::Warden { source },
@@ -139,9 +116,14 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
         return Ok(gone);
     }
     let mut entries: HashMap<SandboxId, SandboxV1> = {
-        let read = inner.ledger.read();
-        let read = read.map_err(|source| NodeError::DataDir { path: inner.data_dir.join("sandboxes"), source })?;
-        read.into_iter().map(|entry| (entry.id.clone(), entry)).collect()
+        let read = |ledger: &Ledger| {
+            ledger.read().map_err(|source| NodeError::DataDir { path: ledger.dir().to_owned(), source })
+        };
+        let mut entries = read(&inner.ledger)?;
+        if let Some(memory) = &inner.memory_ledger {
+            entries.extend(read(memory)?);
+        }
+        entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect()
     };
     let mut held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
     let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
@@ -150,12 +132,19 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
     let is_known = |id: &SandboxId| known_ids.contains(id);
     // Before the connection is in use: what is made through it must not be taken for left over.
-    for id in entries.keys().filter(|id| !held_ids.contains(id) && !is_known(id)) {
-        if let Err(error) = inner.ledger.remove(id) {
+    if let Some(locals) = &inner.locals {
+        for entry in entries.values().filter(|entry| entry.kind() == Kind::Local && !is_known(&entry.id)) {
+            locals.put_asleep(&entry.id, entry.paused);
+        }
+    }
+    let is_asleep = |entry: &SandboxV1| entry.kind() == Kind::Local;
+    let left = |(id, entry): &(&SandboxId, &SandboxV1)| !held_ids.contains(id) && !is_known(id) && !is_asleep(entry);
+    for (id, entry) in entries.iter().filter(left) {
+        if let Err(error) = inner.ledger(entry.kind()).remove(id) {
             tracing::error!(sandbox = %id, %error, "cannot remove the ledger's entry of a sandbox that is gone");
         }
     }
-    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id));
+    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || entries.get(id).is_some_and(is_asleep));
     inner.link.set(Some(client.clone()));
     let mut reports = tokio::task::JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
@@ -214,7 +203,7 @@ async fn held_elsewhere(inner: &Inner, known: &[Handle]) -> Vec<(Arc<dyn Keeper>
 
 /// Removes spools of sandboxes that are gone.
 fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
-    let places = [Some(inner.data_dir.join("spool")), inner.memory.clone()];
+    let places = [Some(inner.data_dir.join("spool")), inner.memory.as_deref().map(memory::spools)];
     let entries = places.into_iter().flatten().filter_map(|place| fs::read_dir(place).ok()).flatten();
     for entry in entries.flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok());
@@ -267,7 +256,7 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
         spool: inner.spool(&id, kind),
         durable: true,
         shelf: inner.shelf(kind),
-        last: Some(inner.last(&id)),
+        last: if kind == Kind::Local { None } else { Some(inner.last(&id, kind)) },
         adopted: Some(frozen),
     };
     let (handle, ready) = match Handle::seat(seat) {
@@ -277,6 +266,9 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
     inner.enter(&handle);
     if entry.claimed {
         inner.state().handed_out.insert(id.clone());
+    }
+    if let (Some(locals), Kind::Local) = (&inner.locals, kind) {
+        locals.put_awake(&handle);
     }
     match tokio::time::timeout(REPORT, ready.wait()).await {
         Ok(Ok(())) => {}
@@ -358,6 +350,7 @@ pub(crate) async fn tidy(inner: Arc<Inner>) {
             inner.memory_shelf.tidy(AGE);
             if inner.shelf.tidy(AGE) {
                 inner.ledger.tidy();
+                inner.memory_ledger.iter().for_each(|ledger| ledger.tidy());
             }
         });
         if let Err(error) = tidied.await {

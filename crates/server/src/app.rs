@@ -7,6 +7,7 @@ mod execs;
 mod idempotency;
 mod limits;
 mod owners;
+mod places;
 mod remote;
 mod remote_sessions;
 mod sandboxes;
@@ -30,11 +31,11 @@ use crate::{
     remote::Remotes,
 };
 use csb_api::{
-    ErrorCode, KeyRequest, KeySecretView, KeyView, PoolStatsView, PoolView, Role, SandboxCounts, TemplateView,
-    TokenRequest, TokenView, WardenView, time_from_ms,
+    ErrorCode, KeyRequest, KeySecretView, KeyView, KindView, PoolStatsView, PoolView, Role, SandboxCounts,
+    TemplateView, TokenRequest, TokenView, WardenView, time_from_ms,
 };
-use csb_node::{Mode, Node, TemplateSource};
-use csb_types::{Language, Phase};
+use csb_node::{CreateError, Mode, Node, TemplateSource};
+use csb_types::{Kind, Language, Phase};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -162,8 +163,8 @@ impl App {
     pub fn pool(&self) -> PoolView {
         let (stats, warden) = (self.node.pool_stats(), self.node.warden());
         let mut sandboxes = SandboxCounts::default();
-        for handle in self.node.list() {
-            match handle.phase() {
+        for sandbox in self.node.all() {
+            match sandbox.phase() {
                 Phase::Running => sandboxes.running += 1,
                 Phase::Paused => sandboxes.paused += 1,
                 Phase::Releasing | Phase::Gone => {}
@@ -188,6 +189,20 @@ impl App {
                 },
             },
         }
+    }
+
+    /// Every kind, and why this server lacks it.
+    pub fn kinds(&self) -> Vec<KindView> {
+        let why_not = |kind| match self.node.check_kind(kind) {
+            Ok(()) => None,
+            Err(CreateError::Unsupported { what }) => Some(what),
+            Err(error) => Some(error.to_string()),
+        };
+        let why_not = |kind| match kind {
+            Kind::Remote => self.remotes.chosen(&[]).err().map(|error| error.message),
+            kind => why_not(kind),
+        };
+        Kind::ALL.map(|kind| KindView::new(kind, why_not(kind))).into()
     }
 
     /// Templates of this host.

@@ -6,6 +6,7 @@ mod settings;
 
 pub use remote::{RemoteServer, base_address};
 
+use csb_backends::DockerSettings;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -56,6 +57,11 @@ pub struct Config {
     pub pool_max: u32,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
+    pub docker: DockerSettings,
+    pub workspaces: PathBuf,
+    pub local_allow: Vec<PathBuf>,
+    pub local_idle: Duration,
+    pub local_max_awake: u32,
     pub rate_per_second: u32,
     pub rate_burst: u32,
     pub json_limit: u64,
@@ -211,6 +217,11 @@ impl Config {
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
+            docker: DockerSettings::default(),
+            workspaces: PathBuf::new(),
+            local_allow: Vec::new(),
+            local_idle: Duration::ZERO,
+            local_max_awake: 0,
             rate_per_second: 0,
             rate_burst: 0,
             json_limit: 0,
@@ -248,6 +259,11 @@ impl Config {
         }
         self.data_dir = std::path::absolute(&self.data_dir)
             .map_err(|e| ConfigError::Together(format!("data_dir `{}`: {e}", self.data_dir.display())))?;
+        if self.workspaces.as_os_str().is_empty() {
+            self.workspaces = self.data_dir.join("workspaces");
+        }
+        self.workspaces = std::path::absolute(&self.workspaces)
+            .map_err(|e| ConfigError::Together(format!("workspaces.dir `{}`: {e}", self.workspaces.display())))?;
         if self.database.as_os_str().is_empty() {
             self.database = self.data_dir.join("state.db");
         }

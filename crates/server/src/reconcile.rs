@@ -58,19 +58,22 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
                 continue;
             }
         }
-        let handle = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.get(&id));
-        let Some(handle) = handle else {
+        let sandbox = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id));
+        let Some(sandbox) = sandbox else {
             app.db.end_sandbox(&row.id).await?;
             found.lost += 1;
             continue;
         };
-        app.adopt(handle.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
+        app.adopt(sandbox.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
         if releasing.contains(&row.id) {
             found.finished += 1;
-            spawn_release(app, handle);
+            spawn_release(app, sandbox);
         } else {
-            // A crash between the kernel's change of state and ours.
-            app.db.set_sandbox_state(&row.id, SandboxState::from(handle.phase())).await?;
+            let state = SandboxState::from(sandbox.phase());
+            if state.as_str() != row.state {
+                // A crash between the kernel's change of state and ours.
+                app.db.set_sandbox_state(&row.id, state).await?;
+            }
             found.adopted += 1;
         }
     }
@@ -100,15 +103,15 @@ async fn compare_once(app: &Arc<App>) -> Result<(), AppError> {
     app.limiter.tidy();
     // Gone from the node, and its watcher did not get to record it.
     for (id, _) in app.owners().all() {
-        if app.node.get(&id).is_none() && app.remotes.known.get(&id).is_none() {
+        if app.node.find(&id).is_none() && app.remotes.known.get(&id).is_none() {
             tracing::info!(sandbox = %id, "a sandbox ended by itself");
             app.ended(&id).await?;
         }
     }
     for id in app.db.releasing_sandboxes().await? {
         let Ok(id) = id.parse::<SandboxId>() else { continue };
-        if let Some(handle) = app.node.get(&id) {
-            spawn_release(app, handle);
+        if let Some(sandbox) = app.node.find(&id) {
+            spawn_release(app, sandbox);
         } else if let Some(mine) = app.remote_by_id(&id) {
             spawn_release_remote(app, mine);
         }
@@ -132,20 +135,20 @@ async fn release_orphans(app: &Arc<App>) -> usize {
         return 0;
     }
     let mut orphans = 0;
-    for handle in app.node.list() {
-        let live = matches!(handle.phase(), Phase::Running | Phase::Paused);
+    for sandbox in app.node.all() {
+        let live = matches!(sandbox.phase(), Phase::Running | Phase::Paused);
         // The second look: its creation may have begun and ended since the list was taken.
-        if live && app.owners().get(handle.id()).is_none() && !app.owners().making() {
-            match app.db.sandbox(handle.id().as_str()).await {
+        if live && app.owners().get(sandbox.id()).is_none() && !app.owners().making() {
+            match app.db.sandbox(sandbox.id().as_str()).await {
                 Ok(None) => {}
                 _ => continue,
             }
-            if app.owners().get(handle.id()).is_some() {
+            if app.owners().get(sandbox.id()).is_some() {
                 continue;
             }
             orphans += 1;
-            if let Err(error) = handle.release().await {
-                tracing::warn!(sandbox = %handle.id(), %error, "an orphan was not released");
+            if let Err(error) = sandbox.release().await {
+                tracing::warn!(sandbox = %sandbox.id(), %error, "an orphan was not released");
             }
         }
     }
@@ -164,12 +167,12 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
             tracing::info!(sandbox = %id, "lifetime has passed");
             spawn_release_remote(app, mine);
         }
-        let Some(handle) = app.node.get(&id) else { continue };
-        if !matches!(handle.phase(), Phase::Running | Phase::Paused) {
+        let Some(sandbox) = app.node.find(&id) else { continue };
+        if !matches!(sandbox.phase(), Phase::Running | Phase::Paused) {
             continue;
         }
         tracing::info!(sandbox = %id, "lifetime has passed");
-        spawn_release(app, handle);
+        spawn_release(app, sandbox);
     }
     let Some(idle) = app.config.idle_timeout else { return Ok(()) };
     for (id, owned) in app.owners().all() {
@@ -180,8 +183,8 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
             spawn_idle(app, mine);
             continue;
         }
-        let Some(handle) = app.node.get(&id) else { continue };
-        if handle.execs().iter().any(|exec| exec.result().is_none()) {
+        let Some(sandbox) = app.node.find(&id) else { continue };
+        if sandbox.is_working() {
             owned.touch();
             continue;
         }
@@ -192,7 +195,7 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
                     spawn_close(app, row, "it was idle for too long");
                 }
             }
-            None => spawn_release(app, handle),
+            None => spawn_release(app, sandbox),
         }
     }
     Ok(())
@@ -255,10 +258,10 @@ fn spawn_close(app: &Arc<App>, row: SessionRow, why: &'static str) {
 }
 
 /// One sandbox that is slow to end must not hold up the others.
-fn spawn_release(app: &Arc<App>, handle: csb_node::Handle) {
+fn spawn_release(app: &Arc<App>, sandbox: csb_node::Sandbox) {
     let app = app.clone();
     tokio::spawn(async move {
-        if let Err(error) = app.release(handle).await {
+        if let Err(error) = app.release(sandbox).await {
             tracing::warn!(%error, "a release will be tried again");
         }
     });

@@ -74,6 +74,25 @@ pub struct KindOptions {
     pub endpoints: Vec<String>,
 }
 
+/// Each option as the API spells it, and whose it is.
+const OPTIONS: [(&str, &[Kind]); 8] = [
+    ("workDir", &[Kind::Local, Kind::Docker, Kind::Oci]),
+    ("enforceBoundary", &[Kind::Local]),
+    ("allowPaths", &[Kind::Local]),
+    ("memoryOnly", &[Kind::Vfs]),
+    ("image", &[Kind::Docker]),
+    ("networkMode", &[Kind::Docker]),
+    ("runtime", &[Kind::Oci]),
+    ("endpoint", &[Kind::Remote]),
+];
+
+impl Kind {
+    /// Its options, as the API spells them.
+    pub fn options(self) -> impl Iterator<Item = &'static str> {
+        OPTIONS.into_iter().filter(move |(_, kinds)| kinds.contains(&self)).map(|(option, _)| option)
+    }
+}
+
 impl KindOptions {
     /// Whether none is given.
     pub fn is_empty(&self) -> bool {
@@ -82,18 +101,19 @@ impl KindOptions {
 
     /// Refuses what this kind does not have, by name.
     pub fn check(&self, kind: Kind) -> Result<(), SpecError> {
-        use Kind::{Docker, Local, Oci, Remote, Vfs};
-        let given: [(&'static str, bool, &[Kind]); 8] = [
-            ("workDir", self.work_dir.is_some(), &[Local, Docker, Oci]),
-            ("enforceBoundary", self.enforce_boundary.is_some(), &[Local]),
-            ("allowPaths", !self.allow_paths.is_empty(), &[Local]),
-            ("memoryOnly", self.memory_only.is_some(), &[Vfs]),
-            ("image", self.image.is_some(), &[Docker]),
-            ("networkMode", self.network_mode.is_some(), &[Docker]),
-            ("runtime", self.runtime.is_some(), &[Oci]),
-            ("endpoint", !self.endpoints.is_empty(), &[Remote]),
+        // In the order of the table.
+        let given = [
+            self.work_dir.is_some(),
+            self.enforce_boundary.is_some(),
+            !self.allow_paths.is_empty(),
+            self.memory_only.is_some(),
+            self.image.is_some(),
+            self.network_mode.is_some(),
+            self.runtime.is_some(),
+            !self.endpoints.is_empty(),
         ];
-        for (option, _, _) in given.into_iter().filter(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+        let foreign = OPTIONS.iter().zip(given).find(|((_, kinds), given)| *given && !kinds.contains(&kind));
+        if let Some(((option, _), _)) = foreign {
             return Err(SpecError::Option { option, kind: kind.name() });
         }
         if self.enforce_boundary == Some(false) {

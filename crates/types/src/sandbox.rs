@@ -1,6 +1,6 @@
 //! What a sandbox is asked to be, and what became of it.
 
-use crate::{Kind, KindOptions, LimitError, Limits};
+use crate::{Capability, Kind, KindOptions, LimitError, Limits};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -29,11 +29,16 @@ pub enum Upper {
     Disk,
 }
 
-/// A host path made visible in the sandbox. Only the local command line may ask for one, never the network API.
+/// A host path made visible in the sandbox. Only the local command line may ask for one, never the network API; the server adds
+/// those of a `local` sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Absolute path on the host.
+    /// Absolute path on the host; with `below`, relative to that.
     pub host: PathBuf,
+    /// A directory that nobody but the operator can change. What is below it may be a tenant's: `host` is looked up through no
+    /// link, and must be a directory.
+    #[serde(default)]
+    pub below: Option<PathBuf>,
     /// Absolute path in the sandbox.
     pub guest: PathBuf,
     /// Whether writes are refused.
@@ -132,6 +137,8 @@ impl SandboxSpec {
         match self.upper {
             // In memory, whatever it is asked to hold.
             _ if self.kind == Kind::Vfs => Upper::Memory,
+            // What outlives it is not in its upper.
+            _ if self.kind == Kind::Local => Upper::Memory,
             Upper::Auto if self.limits.disk > self.limits.memory / 4 * 3 => Upper::Disk,
             Upper::Auto => Upper::Memory,
             decided => decided,
@@ -142,8 +149,20 @@ impl SandboxSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;
         self.options.check(self.kind)?;
+        if let (Upper::Disk, Some(what)) = (self.upper, self.kind.lacks(Capability::Disk)) {
+            return Err(SpecError::Weaker { what });
+        }
         if !self.limits.io.is_none() && self.decided_upper() == Upper::Memory {
             return Err(SpecError::NoDisk);
+        }
+        if self.kind == Kind::Vfs && self.upper == Upper::Disk {
+            return Err(SpecError::Weaker { what: "a `vfs` sandbox has no disk; `process` has one" });
+        }
+        if self.kind == Kind::Vfs && self.limits.disk > self.limits.memory / 4 * 3 {
+            return Err(SpecError::Value {
+                what: "disk",
+                rule: "the files of a `vfs` sandbox are in its memory, and may be three quarters of that",
+            });
         }
         check_env(&self.env)?;
         if self.metadata.len() > 64

@@ -228,7 +228,8 @@ async function create(config: KodeConfig, workDir: string, options: KodeOptions)
   const owner = client ?? new Client(connect);
   const { workDir: _workDir, enforceBoundary, allowPaths, watchFiles, ...own } = config;
   if (config.kind === 'local') {
-    return Sandbox.create({ ...request, client: owner, sandbox: { ...config, workDir } });
+    const sandbox = { ...own, workDir, enforceBoundary, allowPaths } as SandboxOptions;
+    return Sandbox.create({ ...request, client: owner, sandbox });
   }
   const kind = own as SandboxOptions;
   const sandbox = await Sandbox.create({

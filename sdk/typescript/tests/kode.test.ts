@@ -124,7 +124,7 @@ it('tells of files that are changed, made and removed, until it is told to stop'
 });
 
 it('says what the server does not have, and leaves nothing behind', async () => {
-  const sandbox = factory.create({ kind: 'vfs' });
+  const sandbox = factory.create({ kind: 'k8s' });
   await assert.rejects(sandbox.exec('true'), UnsupportedError);
   await sandbox.dispose?.();
   assert.throws(() => factory.create({ kind: 'local' }), /not registered/);

@@ -9,7 +9,7 @@ use crate::{
     progress, remote,
 };
 use csb_engine::Handle;
-use csb_node::{Node, NodeConfig, PoolConfig, WardenSource};
+use csb_node::{Node, NodeConfig, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{ExecSpec, Kind, SandboxSpec, StartedBy};
 use std::{
     fs,
@@ -30,7 +30,7 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
         default_template: "host".into(),
         aliases: Default::default(),
         backends: vec![],
-        workspaces: None,
+        workspaces: Some(WorkspaceConfig::at(dir.path().join("workspaces"))),
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
     let all = async {

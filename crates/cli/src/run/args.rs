@@ -289,7 +289,7 @@ fn volume(text: &str) -> Outcome<Volume> {
     }
     let host = fs::canonicalize(host)
         .map_err(|e| Failure::because(format!("cannot find `{host}` of `-v {text}`"), &e).exit(125))?;
-    Ok(Volume { host, guest: PathBuf::from(guest), read_only })
+    Ok(Volume { host, below: None, guest: PathBuf::from(guest), read_only })
 }
 
 #[cfg(test)]

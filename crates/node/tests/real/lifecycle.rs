@@ -152,7 +152,12 @@ async fn refusals(host: Host) {
     none.limits.pids = 0;
     assert!(matches!(node.create(none).await, Err(CreateError::Spec(_))));
     let mut nowhere = SandboxSpec::default();
-    nowhere.volumes.push(csb_types::Volume { host: "/nowhere".into(), guest: "/x".into(), read_only: true });
+    nowhere.volumes.push(csb_types::Volume {
+        host: "/nowhere".into(),
+        below: None,
+        guest: "/x".into(),
+        read_only: true,
+    });
     assert!(matches!(node.create(nowhere).await, Err(CreateError::Jail { .. })));
     assert_eq!(node.pool_stats().failures, 2);
     let names: Vec<String> = node.templates().into_iter().map(|t| t.name).collect();

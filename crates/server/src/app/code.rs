@@ -7,7 +7,7 @@ use super::{App, AppError, cut, sandboxes::Mine};
 use bytes::Bytes;
 use csb_api::{CommandRequest, ErrorCode, ExecResultView, RunCodeRequest};
 use csb_node::{Exec, ExecError, Handle};
-use csb_types::{Command, ExecSpec, Language, SandboxSpec, WORKSPACE};
+use csb_types::{Command, ExecSpec, Kind, Language, SandboxSpec, WORKSPACE};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -128,11 +128,11 @@ impl App {
         let argv = match call {
             None => {
                 let body = stream::once(std::future::ready(Ok(Bytes::from(run.code.clone()))));
-                mine.awake()?.write_file(None, &file, None, false, Box::pin(body)).await?;
+                mine.awake().await?.write_file(None, &file, None, false, Box::pin(body)).await?;
                 language.argv(&file, &[])
             }
             Some((call, (name, program))) => {
-                let event = context(mine, run, &call, &dir);
+                let event = context(&mine.sandbox.meta()?.spec, run, &call, &dir);
                 let files = [
                     (file.trim_start_matches(&dir), run.code.as_bytes()),
                     (name, program.as_bytes()),
@@ -141,13 +141,13 @@ impl App {
                 let body = stream::once(std::future::ready(Ok(
                     archive(&files).map_err(|e| AppError::internal(format!("cannot pack code: {e}")))?
                 )));
-                mine.awake()?.unpack(None, &dir, Box::pin(body)).await?;
+                mine.awake().await?.unpack(None, &dir, Box::pin(body)).await?;
                 let rest = [file.clone(), format!("{dir}/event.json"), format!("{dir}/{RESULT_FILE}")];
                 language.argv(&format!("{dir}/{name}"), &rest)
             }
         };
         let mut request = run.exec(CommandRequest::Argv(argv));
-        let sandbox = mine.handle.spec();
+        let sandbox = mine.sandbox.meta()?.spec;
         let env = request.env.get_or_insert_default();
         let cwd = request.cwd.as_deref().unwrap_or(WORKSPACE);
         // The code's file is not in the working directory, and users expect to import what is.
@@ -164,7 +164,7 @@ impl App {
         let exec = match started {
             Ok(Ok(exec)) => exec,
             other => {
-                remove_later(self, mine.handle.clone(), dir);
+                remove_later(self, mine.handle().await?, dir);
                 return Err(match other {
                     Err(error) => error,
                     Ok(Err(ExecError::NotFound { program })) => missing(language, &program, &sandbox.template),
@@ -173,7 +173,7 @@ impl App {
                 });
             }
         };
-        Ok(self.follow(mine.handle.clone(), exec, dir, has_handler))
+        Ok(self.follow(mine.handle().await?, exec, dir, has_handler))
     }
 
     /// Reads the handler's result when the exec has ended, and removes the code then.
@@ -187,6 +187,11 @@ impl App {
             }
             if has_handler {
                 let found = read_result(&handle, &dir).await;
+                if handle.spec().kind == Kind::Vfs {
+                    // No disk may have it: it stays where it was written, and is looked up there.
+                    let _ = sender.send(found);
+                    return;
+                }
                 if found != HandlerResult::default()
                     && let Ok(text) = serde_json::to_string(&found)
                     && let Err(error) =
@@ -300,10 +305,10 @@ impl App {
         if !is_probed(language) {
             return Ok(());
         }
-        let template = mine.handle.spec().template.clone();
+        let template = mine.sandbox.meta()?.spec.template.clone();
         let answer = match self.known_probe(&template, language) {
             Some(answer) => answer,
-            None => match self.try_language(&mine.handle, &template, language).await {
+            None => match self.try_language(&mine.handle().await?, &template, language).await {
                 Ok(answer) => answer,
                 Err(ExecError::NotFound { program }) => return Err(missing(language, &program, &template)),
                 Err(error) => return Err(error.into()),
@@ -337,7 +342,7 @@ fn missing(language: &Language, program: &str, template: &str) -> AppError {
 }
 
 /// What the wrapper is told, as JSON.
-fn context(mine: &Mine, run: &RunCodeRequest, call: &HandlerCall, dir: &str) -> Vec<u8> {
+fn context(spec: &SandboxSpec, run: &RunCodeRequest, call: &HandlerCall, dir: &str) -> Vec<u8> {
     let deadline = run.timeout.map(|t| crate::db::now_ms() as f64 + t.0 * 1000.0);
     json!({
         "event": call.event.clone().unwrap_or_else(|| json!({})),
@@ -345,7 +350,7 @@ fn context(mine: &Mine, run: &RunCodeRequest, call: &HandlerCall, dir: &str) -> 
         "context": {
             "function_name": "handler",
             "aws_request_id": dir.rsplit('/').next(),
-            "memory_limit_in_mb": mine.handle.spec().limits.memory >> 20,
+            "memory_limit_in_mb": spec.limits.memory >> 20,
             "session_id": call.session_id,
             "deadline_ms": deadline,
         },

@@ -2,7 +2,7 @@
 
 use crate::{auth::AuthError, db::DbError};
 use csb_api::{ErrorCode, Invalid};
-use csb_node::{CreateError, ExecError, OpError};
+use csb_node::{CreateError, ExecError, OpError, WakeError};
 use csb_types::{FileError, FileErrorCode, Phase};
 use std::time::Duration;
 
@@ -108,6 +108,9 @@ impl From<CreateError> for AppError {
             CreateError::Spec(error) => Invalid::from(error).into(),
             CreateError::NoTemplate { .. } => Self::new(ErrorCode::TemplateNotFound, message),
             CreateError::Unsupported { .. } => Self::new(ErrorCode::Unsupported, message),
+            CreateError::NotAllowed { .. } => {
+                Self::new(ErrorCode::PermissionDenied, message).hint("name another directory, or ask the operator")
+            }
             CreateError::Missing { hint, .. } => Self::new(ErrorCode::ResourceNotFound, message).hint(hint),
             CreateError::Unavailable { hint, .. } => {
                 let error = Self::new(ErrorCode::BackendUnavailable, message).hint(hint);
@@ -117,6 +120,15 @@ impl From<CreateError> for AppError {
                 Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(ErrorCode::Capacity, message).hint(hint) }
             }
             CreateError::Jail { .. } | CreateError::Warden(_) => Self::internal(message),
+        }
+    }
+}
+
+impl From<WakeError> for AppError {
+    fn from(error: WakeError) -> Self {
+        match error {
+            WakeError::Op(error) => error.into(),
+            WakeError::Create(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use csb_api::{ErrorCode, ExecRequest, ExecResultView, ExecView, Invalid, RunCodeRequest};
 use csb_node::{Exec, ExecError, OpError};
-use csb_types::{DEFAULT_OUTPUT_BYTES, ExecId};
+use csb_types::{Capability, DEFAULT_OUTPUT_BYTES, ExecId};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -68,7 +68,7 @@ impl App {
     ) -> Result<CodeRun, AppError> {
         let (app, its) = (self.clone(), mine.clone());
         let start = async move { app.exec(&its, &request).await.map(CodeRun::plain) };
-        self.started(mine, self.start_once(who, idem, start).await?)
+        self.started(mine, self.start_once(who, idem, start).await?).await
     }
 
     /// Starts code; with a key, once.
@@ -81,14 +81,14 @@ impl App {
     ) -> Result<CodeRun, AppError> {
         let (app, its) = (self.clone(), mine.clone());
         let start = async move { app.run_code(&its, &request, None).await };
-        self.started(mine, self.start_once(who, idem, start).await?)
+        self.started(mine, self.start_once(who, idem, start).await?).await
     }
 
-    fn started(&self, mine: &Mine, start: Start) -> Result<CodeRun, AppError> {
+    async fn started(&self, mine: &Mine, start: Start) -> Result<CodeRun, AppError> {
         match start {
             Start::Now(run) => Ok(run),
             Start::Before(id) => {
-                let mut run = CodeRun::plain(self.find_exec(mine, &id)?);
+                let mut run = CodeRun::plain(self.find_exec(mine, &id).await?);
                 run.replayed = true;
                 Ok(run)
             }
@@ -107,6 +107,9 @@ impl App {
         request: &ExecRequest,
     ) -> Result<Result<Exec, ExecError>, AppError> {
         let (mut spec, text) = request.to_spec()?;
+        if spec.pty.is_some() {
+            mine.able(Capability::Pty)?;
+        }
         match request.max_output_bytes {
             Some(bytes) if bytes.0 > self.config.max_output => {
                 let most = csb_types::format_bytes(self.config.max_output);
@@ -115,7 +118,7 @@ impl App {
             Some(_) => {}
             None => spec.max_output = DEFAULT_OUTPUT_BYTES.min(self.config.max_output),
         }
-        let exec = match mine.handle.exec(spec).await {
+        let exec = match mine.handle().await?.exec(spec).await {
             Ok(exec) => exec,
             Err(error) => return Ok(Err(error)),
         };
@@ -127,9 +130,9 @@ impl App {
     }
 
     /// An exec of a sandbox.
-    pub fn find_exec(&self, mine: &Mine, id: &str) -> Result<Exec, AppError> {
+    pub async fn find_exec(&self, mine: &Mine, id: &str) -> Result<Exec, AppError> {
         let parsed: ExecId = id.parse().map_err(|_| AppError::no_exec(id))?;
-        mine.handle.find_exec(&parsed).ok_or_else(|| AppError::no_exec(id))
+        mine.handle().await?.find_exec(&parsed).ok_or_else(|| AppError::no_exec(id))
     }
 
     /// Waits for an exec's end at most this long, then answers with its output.

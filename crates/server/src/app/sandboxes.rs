@@ -1,16 +1,16 @@
 //! Sandboxes: create, find, list, pause, resume, change, release, expire.
 
-use super::{App, AppError, Idem, Outcome, Owned, idempotency::Turn};
+use super::{App, AppError, Idem, Outcome, Owned, idempotency::Turn, places};
 use crate::{
     auth::Identity,
     db::{After, NewSandbox},
 };
 use csb_api::{
-    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState, SandboxView,
-    Seconds, StatsView, StorageName, time_from_ms,
+    ErrorCode, Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
+    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
 };
-use csb_node::{Handle, OpError};
-use csb_types::{Kind, Phase, SandboxId, SandboxSpec, Upper};
+use csb_node::{Handle, OpError, Sandbox};
+use csb_types::{Capability, Kind, Phase, SandboxId, SandboxSpec, Upper};
 use std::{sync::Arc, time::Duration};
 
 /// Host name inside a sandbox that asked for none; the same for all, so that pooled ones need no change.
@@ -20,55 +20,76 @@ const DEFAULT_HOSTNAME: &str = "sandbox";
 #[derive(Debug, Clone)]
 pub struct Mine {
     /// The sandbox.
-    pub handle: Handle,
+    pub sandbox: Sandbox,
     /// Its owner.
     pub owned: Arc<Owned>,
 }
 
 impl Mine {
     /// The sandbox, for what runs a process in it: in a paused one that process would wait for the resume.
-    pub fn awake(&self) -> Result<&Handle, AppError> {
-        match self.handle.phase() {
-            Phase::Running => Ok(&self.handle),
+    pub async fn awake(&self) -> Result<Handle, AppError> {
+        match self.sandbox.phase() {
+            Phase::Running => self.handle().await,
             phase => Err(OpError::WrongPhase(phase).into()),
         }
     }
 
+    /// Refuses what its kind cannot do, with the reason.
+    pub fn able(&self, capability: Capability) -> Result<(), AppError> {
+        let kind = self.sandbox.kind();
+        match kind.lacks(capability) {
+            None => Ok(()),
+            Some(why) => {
+                let message = format!("a sandbox of kind `{}` has no `{}`: {why}", kind.name(), capability.name());
+                Err(AppError::new(ErrorCode::Unsupported, message)
+                    .hint("GET /api/v1/kinds lists what each kind can do"))
+            }
+        }
+    }
+
+    /// The sandbox with what is known of its execs.
+    pub async fn handle(&self) -> Result<Handle, AppError> {
+        Ok(self.sandbox.awake().await?)
+    }
+
     /// As the API shows it.
-    pub fn view(&self) -> SandboxView {
-        let (handle, spec) = (&self.handle, self.handle.spec());
-        SandboxView {
-            sandbox_id: handle.id().to_string(),
+    pub fn view(&self) -> Result<SandboxView, AppError> {
+        let meta = self.sandbox.meta()?;
+        let spec = meta.spec;
+        Ok(SandboxView {
+            sandbox_id: self.sandbox.id().to_string(),
             user_id: self.owned.user_id.to_string(),
-            state: handle.phase().into(),
+            state: self.sandbox.phase().into(),
             kind: spec.kind.into(),
             template: spec.template.clone(),
             resources: (&spec.limits).into(),
             network: NetworkName::None,
             storage: match spec.decided_upper() {
+                _ if spec.kind == Kind::Local => StorageName::Disk,
                 Upper::Disk => StorageName::Disk,
                 Upper::Memory | Upper::Auto => StorageName::Memory,
             },
             metadata: spec.metadata.clone(),
             hostname: spec.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.into()),
-            started_by: handle.started_by().into(),
-            start_ms: handle.start_micros() as f64 / 1000.0,
-            created_at: time_from_ms(handle.created_ms()),
+            started_by: meta.started_by.into(),
+            start_ms: meta.start_micros as f64 / 1000.0,
+            created_at: time_from_ms(meta.created_ms),
             expires_at: self.owned.expires_ms.map(time_from_ms),
-        }
+        })
     }
 }
 
 /// A sandbox that is made but not stored yet; released again unless it is kept.
 pub(super) struct Fresh {
     app: Arc<App>,
-    handle: Handle,
+    sandbox: Sandbox,
+    created_ms: i64,
     pub owned: Option<(super::owners::Room, Owned)>,
 }
 
 impl Fresh {
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+    pub fn id(&self) -> &SandboxId {
+        self.sandbox.id()
     }
 
     pub fn row(&self) -> NewSandbox {
@@ -76,39 +97,33 @@ impl Fresh {
             Some((_, o)) => (o.user_id.to_string(), o.session_id.clone(), o.expires_ms),
             None => Default::default(),
         };
-        NewSandbox {
-            id: self.handle.id().to_string(),
-            user_id,
-            session_id,
-            created_ms: self.handle.created_ms(),
-            expires_ms,
-        }
+        NewSandbox { id: self.id().to_string(), user_id, session_id, created_ms: self.created_ms, expires_ms }
     }
 
     /// As it will look.
-    pub fn view(&self) -> SandboxView {
+    pub fn view(&self) -> Result<SandboxView, AppError> {
         let row = self.row();
         let owned = Owned::new(row.user_id.into(), row.session_id, row.expires_ms);
-        Mine { handle: self.handle.clone(), owned: Arc::new(owned) }.view()
+        Mine { sandbox: self.sandbox.clone(), owned: Arc::new(owned) }.view()
     }
 
     /// It is stored: from now on it is the caller's.
     pub fn keep(mut self) -> Option<Mine> {
         let (room, owned) = self.owned.take()?;
-        let owned = room.fill(self.handle.id().clone(), owned);
-        self.app.watch(self.handle.clone());
-        Some(Mine { handle: self.handle.clone(), owned })
+        let owned = room.fill(self.id().clone(), owned);
+        self.app.watch(self.sandbox.clone());
+        Some(Mine { sandbox: self.sandbox.clone(), owned })
     }
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
         if let Some(owned) = self.owned.take() {
-            let handle = self.handle.clone();
+            let sandbox = self.sandbox.clone();
             // Storing it failed: nobody knows of it, so nobody would ever release it.
             self.app.tasks.spawn(async move {
-                if let Err(error) = handle.release().await {
-                    tracing::error!(sandbox = %handle.id(), %error, "an unstored sandbox was not released");
+                if let Err(error) = sandbox.release().await {
+                    tracing::error!(sandbox = %sandbox.id(), %error, "an unstored sandbox was not released");
                 }
                 drop(owned);
             });
@@ -134,9 +149,9 @@ impl App {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
         let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
         let owned = owned.ok_or_else(|| AppError::no_sandbox(id))?;
-        let handle = self.node.get(&parsed).ok_or_else(|| AppError::no_sandbox(id))?;
+        let sandbox = self.node.find(&parsed).ok_or_else(|| AppError::no_sandbox(id))?;
         owned.touch();
-        Ok(Mine { handle, owned })
+        Ok(Mine { sandbox, owned })
     }
 
     /// With the configured template where none was asked for.
@@ -159,16 +174,23 @@ impl App {
     pub(super) async fn make(
         self: &Arc<Self>,
         user_id: &Arc<str>,
-        spec: SandboxSpec,
+        is_admin: bool,
+        mut spec: SandboxSpec,
         session_id: Option<String>,
         lifetime: Option<Duration>,
     ) -> Result<Fresh, AppError> {
         let room = self.owners.room(user_id, self.config.sandboxes_per_user)?;
-        let handle = self.node.create(spec).await.inspect_err(|_| self.metrics.create_failed())?;
-        self.metrics.created(handle.started_by(), handle.start_micros());
-        let expires_ms = lifetime.map(|l| handle.created_ms() + l.as_millis() as i64);
+        let id = SandboxId::random();
+        if spec.kind == Kind::Local {
+            let place = places::place(&self.config.workspaces, user_id, is_admin, id.as_str(), &spec.options)?;
+            spec.options.work_dir = Some(place);
+        }
+        let sandbox = self.node.open(id, spec).await.inspect_err(|_| self.metrics.create_failed())?;
+        let meta = sandbox.meta()?;
+        self.metrics.created(meta.started_by, meta.start_micros);
+        let expires_ms = lifetime.map(|l| meta.created_ms + l.as_millis() as i64);
         let owned = Owned::new(user_id.clone(), session_id, expires_ms);
-        Ok(Fresh { app: self.clone(), handle, owned: Some((room, owned)) })
+        Ok(Fresh { app: self.clone(), sandbox, created_ms: meta.created_ms, owned: Some((room, owned)) })
     }
 
     /// Creates a sandbox.
@@ -188,16 +210,17 @@ impl App {
             Turn::Ours(claimed) => Some(claimed),
             Turn::Free => None,
         };
-        let (app, user_id) = (self.clone(), who.user_id.clone());
+        let (app, user_id, is_admin) = (self.clone(), who.user_id.clone(), who.role == Role::Admin);
         self.finish(async move {
-            let fresh = app.make(&user_id, spec, None, lifetime).await?;
-            let answer = claimed.as_ref().map(|c| c.answer(201, &fresh.view())).transpose()?;
+            let fresh = app.make(&user_id, is_admin, spec, None, lifetime).await?;
+            let view = fresh.view()?;
+            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
             app.db.add_sandbox(&fresh.row(), answer.as_ref()).await?;
             if let Some(claimed) = claimed {
                 claimed.answered();
             }
-            let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
-            Ok(Outcome::Made(mine.view()))
+            fresh.keep();
+            Ok(Outcome::Made(view))
         })
         .await
     }
@@ -221,7 +244,7 @@ impl App {
             if let Some(far) = self.remotes.known.get(&id) {
                 return Some(far.seen());
             }
-            Some(Mine { handle: self.node.get(&id)?, owned: self.owners.get(&id)? }.view())
+            Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? }.view().ok()
         });
         let page = Page { items: found.collect(), next_cursor };
         self.refresh_later();
@@ -230,13 +253,14 @@ impl App {
 
     /// Freezes every process.
     pub async fn pause(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
+        mine.able(Capability::Pause)?;
         let app = self.clone();
         self.finish(async move {
-            if mine.handle.phase() != Phase::Paused {
-                mine.handle.pause().await?;
+            if mine.sandbox.phase() != Phase::Paused {
+                mine.sandbox.pause().await?;
             }
-            app.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Paused).await?;
-            Ok(mine.view())
+            app.db.set_sandbox_state(mine.sandbox.id().as_str(), SandboxState::Paused).await?;
+            mine.view()
         })
         .await
     }
@@ -245,40 +269,41 @@ impl App {
     pub async fn resume(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
         let app = self.clone();
         self.finish(async move {
-            if mine.handle.phase() != Phase::Running {
-                mine.handle.resume().await?;
+            if mine.sandbox.phase() != Phase::Running {
+                mine.sandbox.resume().await?;
             }
-            app.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Running).await?;
-            Ok(mine.view())
+            app.db.set_sandbox_state(mine.sandbox.id().as_str(), SandboxState::Running).await?;
+            mine.view()
         })
         .await
     }
 
     /// Changes limits.
     pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
-        let limits = request.resources.over(&mine.handle.spec().limits)?;
+        mine.able(Capability::LiveLimits)?;
+        let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
         self.node.check_limits(&limits)?;
         self.finish(async move {
-            mine.handle.set_limits(limits).await?;
-            Ok(mine.view())
+            mine.sandbox.set_limits(limits).await?;
+            mine.view()
         })
         .await
     }
 
     /// What it uses.
     pub async fn stats(&self, mine: &Mine) -> Result<StatsView, AppError> {
-        let usage = mine.handle.usage().await?;
-        Ok(StatsView::new(mine.handle.id().as_str(), &usage, &mine.handle.spec().limits))
+        let usage = mine.sandbox.usage().await?;
+        Ok(StatsView::new(mine.sandbox.id().as_str(), &usage, &mine.sandbox.meta()?.spec.limits))
     }
 
     /// Ends a sandbox; returns when nothing is left of it.
-    pub async fn release(self: &Arc<Self>, handle: Handle) -> Result<(), AppError> {
+    pub async fn release(self: &Arc<Self>, sandbox: Sandbox) -> Result<(), AppError> {
         let app = self.clone();
         self.finish(async move {
             // Intent first: if the server dies now, the next one finishes it.
-            app.db.set_sandbox_state(handle.id().as_str(), SandboxState::Releasing).await?;
-            handle.release().await?;
-            app.ended(handle.id()).await
+            app.db.set_sandbox_state(sandbox.id().as_str(), SandboxState::Releasing).await?;
+            sandbox.release().await?;
+            app.ended(sandbox.id()).await
         })
         .await
     }
@@ -290,7 +315,7 @@ impl App {
             return self.release_remote(mine).await.map(|()| view);
         }
         match self.sandbox(who, id) {
-            Ok(mine) => self.release(mine.handle).await.map(|()| view),
+            Ok(mine) => self.release(mine.sandbox).await.map(|()| view),
             Err(missing) => match self.db.sandbox_owner(id).await? {
                 Some(owner) if who.may_see(&owner) => Ok(view),
                 _ => Err(missing),
@@ -306,9 +331,9 @@ impl App {
     }
 
     /// Adds a sandbox that was running when the server started.
-    pub(crate) fn adopt(self: &Arc<Self>, handle: Handle, owned: Owned) {
-        self.owners.adopt(handle.id().clone(), owned);
-        self.watch(handle);
+    pub(crate) fn adopt(self: &Arc<Self>, sandbox: Sandbox, owned: Owned) {
+        self.owners.adopt(sandbox.id().clone(), owned);
+        self.watch(sandbox);
     }
 
     /// Live sandboxes and their owners.
@@ -316,15 +341,18 @@ impl App {
         &self.owners
     }
 
-    fn watch(self: &Arc<Self>, handle: Handle) {
+    fn watch(self: &Arc<Self>, sandbox: Sandbox) {
+        if sandbox.is_local() {
+            return;
+        }
         let app = self.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = app.stopping.cancelled() => {}
-                () = handle.gone() => {
+                () = sandbox.gone() => {
                     // If this fails, reconciliation records it.
-                    if let Err(error) = app.ended(handle.id()).await {
-                        tracing::warn!(sandbox = %handle.id(), %error, "the end of a sandbox is not recorded yet");
+                    if let Err(error) = app.ended(sandbox.id()).await {
+                        tracing::warn!(sandbox = %sandbox.id(), %error, "the end of a sandbox is not recorded yet");
                     }
                 }
             }

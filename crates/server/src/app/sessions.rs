@@ -4,7 +4,7 @@
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
 use super::{
-    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Turn,
+    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, places,
     sandboxes::Mine,
 };
 use crate::{
@@ -24,6 +24,10 @@ use std::{
 
 const LOST: &str =
     "the sandbox of this session had ended, so a new one was started; files and processes of the old one are lost";
+const LOST_LOCAL: &str = "the sandbox of this session had ended, so a new one was started on the same directory; processes of the \
+                          old one and its files elsewhere are lost";
+const LOST_VFS: &str = "the sandbox of this session had ended, so a new one was started; files, processes and environment of \
+                        the old one, which were in memory only, are lost";
 
 /// As the API shows it.
 pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
@@ -52,10 +56,22 @@ impl App {
         request: SessionRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SessionView>, AppError> {
-        let sandbox_request = request.sandbox_request(self.config.kind)?;
-        let spec = self.with_template(sandbox_request.to_spec(self.config.kind)?);
+        let mut sandbox_request = request.sandbox_request(self.config.kind)?;
+        let mut spec = self.with_template(sandbox_request.to_spec(self.config.kind)?);
         if spec.kind == Kind::Remote {
             return self.create_remote_session(who, request, sandbox_request, spec, idem).await;
+        }
+        let id = SessionId::random().to_string();
+        if spec.kind == Kind::Local {
+            // Decided once: each of its sandboxes gets this directory.
+            let (top, is_admin) = (&self.config.workspaces, who.role == Role::Admin);
+            let place = top.join(places::place(top, &who.user_id, is_admin, &id, &spec.options)?);
+            spec.options.work_dir = Some(place.display().to_string());
+            sandbox_request.sandbox.get_or_insert_default().work_dir.clone_from(&spec.options.work_dir);
+        }
+        if spec.kind == Kind::Vfs {
+            // The database is on a disk.
+            sandbox_request.env = None;
         }
         let lifetime = self.lifetime(request.timeout)?;
         let claimed = match self.turn(who, idem).await? {
@@ -65,15 +81,14 @@ impl App {
         };
         let (app, user_id) = (self.clone(), who.user_id.clone());
         self.finish(async move {
-            let id = SessionId::random().to_string();
             let template = request.template_id.unwrap_or_else(|| spec.template.clone());
-            let fresh = app.make(&user_id, spec, Some(id.clone()), None).await?;
+            let fresh = app.make(&user_id, true, spec, Some(id.clone()), None).await?;
             let now = now_ms();
             let row = SessionRow {
                 id,
                 user_id: user_id.to_string(),
                 state: SessionState::Running,
-                sandbox_id: Some(fresh.handle().id().to_string()),
+                sandbox_id: Some(fresh.id().to_string()),
                 request: sandbox_request,
                 template,
                 note: None,
@@ -164,7 +179,7 @@ impl App {
             if let Some(far) = app.remotes.known.session(&row.id) {
                 app.end_far_session(&row, &far).await?;
             } else if let Some(mine) = app.bound(&row) {
-                app.release(mine.handle).await?;
+                app.release(mine.sandbox).await?;
             }
             app.db.remove_session(&row.id).await?;
             app.forget_lock(&row.id);
@@ -182,7 +197,7 @@ impl App {
         if let Some(far) = self.remotes.known.session(&row.id) {
             self.end_far_session(&row, &far).await?;
         } else if let Some(mine) = self.bound(&row) {
-            self.release(mine.handle).await?;
+            self.release(mine.sandbox).await?;
         }
         self.forget_lock(&row.id);
         Ok(())
@@ -204,8 +219,8 @@ impl App {
             Start::Before(exec_id) => {
                 let row = self.session(who, id).await?;
                 let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(&exec_id))?;
-                let exec = self.find_exec(&mine, &exec_id)?;
-                Ok(self.again(mine.handle, exec))
+                let exec = self.find_exec(&mine, &exec_id).await?;
+                Ok(self.again(mine.handle().await?, exec))
             }
         }
     }
@@ -250,9 +265,9 @@ impl App {
     ) -> Result<ExecResultView, AppError> {
         let row = self.session(who, id).await?;
         let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(exec_id))?;
-        let exec = self.find_exec(&mine, exec_id)?;
+        let exec = self.find_exec(&mine, exec_id).await?;
         let mut view = self.exec_result(&exec, wait).await?;
-        let kept = self.kept_result(&mine.handle, &exec).await?;
+        let kept = self.kept_result(&mine.handle().await?, &exec).await?;
         (view.result, view.note, view.session_id) = (kept.result, kept.note, Some(row.id));
         Ok(view)
     }
@@ -269,8 +284,8 @@ impl App {
     /// The sandbox bound to a session, if it lives.
     fn bound(&self, row: &SessionRow) -> Option<Mine> {
         let id: SandboxId = row.sandbox_id.as_ref()?.parse().ok()?;
-        let mine = Mine { handle: self.node.get(&id)?, owned: self.owners.get(&id)? };
-        if matches!(mine.handle.phase(), Phase::Releasing | Phase::Gone) {
+        let mine = Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? };
+        if matches!(mine.sandbox.phase(), Phase::Releasing | Phase::Gone) {
             return None;
         }
         mine.owned.touch();
@@ -280,23 +295,29 @@ impl App {
     /// A running sandbox for a session: the bound one, thawed if need be, or a new one. Its lock is held.
     async fn bind(self: &Arc<Self>, row: &SessionRow) -> Result<(Mine, Option<String>), AppError> {
         if let Some(mine) = self.bound(row) {
-            if mine.handle.phase() == Phase::Paused {
-                mine.handle.resume().await?;
-                self.db.set_sandbox_state(mine.handle.id().as_str(), SandboxState::Running).await?;
+            if mine.sandbox.phase() == Phase::Paused {
+                mine.sandbox.resume().await?;
+                self.db.set_sandbox_state(mine.sandbox.id().as_str(), SandboxState::Running).await?;
             }
             return Ok((mine, None));
         }
         let spec = self.with_template(row.request.to_spec(Kind::default())?);
+        let lost = match spec.kind {
+            Kind::Vfs => LOST_VFS,
+            Kind::Local => LOST_LOCAL,
+            _ => LOST,
+        };
         let user_id: Arc<str> = row.user_id.as_str().into();
-        let fresh = self.make(&user_id, spec, Some(row.id.clone()), None).await?;
-        let sandbox_id = fresh.handle().id().to_string();
+        // Which directory it may have was decided when the session was made.
+        let fresh = self.make(&user_id, true, spec, Some(row.id.clone()), None).await?;
+        let sandbox_id = fresh.id().to_string();
         self.db.add_sandbox(&fresh.row(), None).await?;
-        if !self.db.bind_session(&row.id, &sandbox_id, Some(LOST)).await? {
+        if !self.db.bind_session(&row.id, &sandbox_id, Some(lost)).await? {
             self.db.end_sandbox(&sandbox_id).await?;
             return Err(AppError::no_session(&row.id));
         }
         let mine = fresh.keep().ok_or_else(|| AppError::internal("a fresh sandbox had no owner"))?;
-        Ok((mine, Some(LOST.into())))
+        Ok((mine, Some(lost.into())))
     }
 
     pub(super) async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {

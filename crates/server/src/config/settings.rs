@@ -2,7 +2,13 @@
 
 use super::{Config, LogFormat, Secret};
 use csb_types::{Kind, parse_bytes, parse_duration};
-use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    path::{Component, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 /// One setting.
 pub(super) struct Setting {
@@ -217,6 +223,102 @@ pub(super) const SETTINGS: &[Setting] = &[
         set: |c, text| {
             c.remote_timeout = duration(text, Duration::from_millis(10))?;
             Ok(())
+        },
+    },
+    Setting {
+        key: "workspaces.dir",
+        env: "WORKSPACES_DIR",
+        default: "",
+        absent: "`workspaces` in the data directory",
+        about: "Directory of the directories of `local` sandboxes, each user's below one of the user's id; made with mode 0700",
+        set: |c, text| {
+            c.workspaces = PathBuf::from(text);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "local.allow_paths",
+        env: "LOCAL_ALLOW_PATHS",
+        default: "",
+        absent: "none",
+        about: "Absolute directories of the host, separated by commas, of which `local` sandboxes may ask to see something, read-only (`allowPaths`)",
+        set: |c, text| {
+            let list: Vec<PathBuf> =
+                text.split(',').map(|p| PathBuf::from(p.trim())).filter(|p| !p.as_os_str().is_empty()).collect();
+            let plain = |p: &PathBuf| {
+                p.is_absolute()
+                    && p.components().count() > 1
+                    && !p.components().any(|part| part == Component::ParentDir)
+            };
+            match list.iter().find(|p| !plain(p)) {
+                Some(bad) => {
+                    Err(format!("`{}` is not an absolute directory other than `/`, without `..`", bad.display()))
+                }
+                None => {
+                    c.local_allow = list;
+                    Ok(())
+                }
+            }
+        },
+    },
+    Setting {
+        key: "local.idle",
+        env: "CSB_LOCAL_IDLE",
+        default: "30s",
+        absent: "",
+        about: "A `local` sandbox that nobody has used for so long, and in which nothing runs, has no process until it is used again",
+        set: |c, text| {
+            c.local_idle = duration(text, Duration::from_millis(50))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "local.max_awake",
+        env: "CSB_LOCAL_MAX_AWAKE",
+        default: "0",
+        absent: "",
+        about: "When more `local` sandboxes than this have processes, those not in use lose them, the least recently used first; 0: no matter how many",
+        set: |c, text| {
+            c.local_max_awake = number(text, 0, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.host",
+        env: "DOCKER_HOST",
+        default: "",
+        absent: "`unix:///var/run/docker.sock`",
+        about: "The Docker Engine of sandbox kind `docker`: `unix:///path`; one on another host cannot be used",
+        set: |c, text| {
+            c.docker.host = Some(text.to_owned()).filter(|text| !text.is_empty());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.image",
+        env: "DOCKER_IMAGE",
+        default: "",
+        absent: "this host's programs, as in kind `process`",
+        about: "Image of `docker` sandboxes that name none",
+        set: |c, text| {
+            c.docker.image = Some(name(text)?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.networks",
+        env: "CSB_DOCKER_NETWORKS",
+        default: "",
+        absent: "`none` alone",
+        about: "Docker networks that `networkMode` may name, separated by commas. A sandbox in one of them reaches whatever that network reaches",
+        set: |c, text| {
+            c.docker.networks =
+                text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+            let bad = |word: &&String| **word == "host" || word.starts_with("container:");
+            match c.docker.networks.iter().find(bad) {
+                Some(word) => Err(format!("`{word}` is no network of the sandbox's own")),
+                None => Ok(()),
+            }
         },
     },
     Setting {

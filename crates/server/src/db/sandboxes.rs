@@ -32,6 +32,8 @@ pub struct SandboxRow {
     pub created_ms: i64,
     /// When it is to be released.
     pub expires_ms: Option<i64>,
+    /// The state last recorded.
+    pub state: String,
 }
 
 fn row(row: &SqliteRow) -> SandboxRow {
@@ -41,6 +43,7 @@ fn row(row: &SqliteRow) -> SandboxRow {
         session_id: row.get("session_id"),
         created_ms: row.get("created_ms"),
         expires_ms: row.get("expires_ms"),
+        state: row.get("state"),
     }
 }
 

@@ -260,7 +260,7 @@ impl Endpoint {
             Some(code) => code,
             None => {
                 return Err(
-                    self.strange(format!("answers with an error of its own, {}: {}", error.code, error.message))
+                    self.strange(format!("answers with an error of its own, {}: {}", error.code, error.message), true)
                 );
             }
         };

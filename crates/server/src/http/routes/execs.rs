@@ -99,7 +99,7 @@ pub async fn run_code(
     responses((status = 200, body = Items<ExecView>), (status = "default", body = ErrorBody)))]
 pub async fn list(State(app): State<Arc<App>>, Who(who): Who, Path(id): Path<String>) -> Answer<Json<Items<ExecView>>> {
     let mine = app.sandbox(&who, &id)?;
-    Ok(Json(Items { items: mine.handle.execs().iter().map(exec_view).collect() }))
+    Ok(Json(Items { items: mine.handle().await?.execs().iter().map(exec_view).collect() }))
 }
 
 /// One exec
@@ -112,7 +112,7 @@ pub async fn get(
     Path((id, exec_id)): Path<(String, String)>,
 ) -> Answer<Json<ExecView>> {
     let mine = app.sandbox(&who, &id)?;
-    Ok(Json(exec_view(&app.find_exec(&mine, &exec_id)?)))
+    Ok(Json(exec_view(&app.find_exec(&mine, &exec_id).await?)))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -136,7 +136,7 @@ pub async fn result(
     Query(query): Query<ResultQuery>,
 ) -> Answer<Json<ExecResultView>> {
     let wait = wait(query.wait)?;
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     Ok(Json(app.exec_result(&exec, wait).await?))
 }
 
@@ -174,7 +174,7 @@ pub async fn output(
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     // The browser's own reconnect repeats the URL, `from` included, and knows better where it stopped.
     let last = match headers.get("last-event-id").filter(|v| !v.is_empty()) {
         None => None,
@@ -212,7 +212,7 @@ pub async fn stdin(
     Query(query): Query<StdinQuery>,
     body: Body,
 ) -> Answer<StatusCode> {
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     let mut pieces = upload(body, app.config.body_timeout);
     let mut taken = false;
     while let Some(piece) = pieces.next().await {
@@ -243,7 +243,7 @@ pub async fn signal(
     NeedJson(request): NeedJson<SignalRequest>,
 ) -> Answer<StatusCode> {
     let number = request.signal.number()?;
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     exec.signal(number, request.tree.unwrap_or(false)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -259,7 +259,7 @@ pub async fn resize(
     NeedJson(request): NeedJson<PtySizeRequest>,
 ) -> Answer<StatusCode> {
     let size = request.size()?;
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     exec.resize(size)?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -281,7 +281,7 @@ pub async fn ws(
     held: Option<Extension<InFlight>>,
     upgrade: Result<Upgrade, crate::http::respond::Failure>,
 ) -> Answer<Response> {
-    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id)?;
+    let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
     let from = query.from.unwrap_or(0);
     let Upgrade(upgrade) = upgrade?;
     let upgrade = upgrade.protocols([ws::PROTOCOL]).max_message_size(ws::MOST_FRAME).max_frame_size(ws::MOST_FRAME);

@@ -103,7 +103,7 @@ pub async fn read(
 ) -> Answer<Response> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(q.user.as_deref())?;
-    let reader = mine.awake()?.read_file(user, checked(&q.path)?, q.offset.unwrap_or(0), q.length).await?;
+    let reader = mine.awake().await?.read_file(user, checked(&q.path)?, q.offset.unwrap_or(0), q.length).await?;
     Ok(download(reader, "application/octet-stream"))
 }
 
@@ -139,7 +139,7 @@ pub async fn write(
     let mode = q.mode.as_deref().map(parse_mode).transpose()?;
     let (user, path) = (checked_user(q.user.as_deref())?, checked(&q.path)?);
     let body = upload(body, app.config.body_timeout);
-    Ok(Json(mine.awake()?.write_file(user, path, mode, q.append.unwrap_or(false), body).await?.into()))
+    Ok(Json(mine.awake().await?.write_file(user, path, mode, q.append.unwrap_or(false), body).await?.into()))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -166,7 +166,7 @@ pub async fn remove(
 ) -> Answer<StatusCode> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(q.user.as_deref())?;
-    mine.awake()?.remove_file(user, checked(&q.path)?, q.recursive.unwrap_or(false)).await?;
+    mine.awake().await?.remove_file(user, checked(&q.path)?, q.recursive.unwrap_or(false)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -204,7 +204,7 @@ pub async fn list(
     }
     let depth = if q.recursive.unwrap_or(false) { MOST_DEPTH } else { depth };
     let path = checked(q.path.as_deref().unwrap_or(csb_types::WORKSPACE))?;
-    Ok(Json(entries(mine.awake()?, checked_user(q.user.as_deref())?, path, depth, limit).await?))
+    Ok(Json(entries(&mine.awake().await?, checked_user(q.user.as_deref())?, path, depth, limit).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -231,7 +231,7 @@ pub async fn stat(
 ) -> Answer<Json<FileEntryView>> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(q.user.as_deref())?;
-    Ok(Json(mine.awake()?.stat_file(user, checked(&q.path)?).await?.into()))
+    Ok(Json(mine.awake().await?.stat_file(user, checked(&q.path)?).await?.into()))
 }
 
 /// Makes a directory and its missing parents
@@ -246,7 +246,7 @@ pub async fn mkdir(
 ) -> Answer<Json<FileEntryView>> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(request.user.as_deref())?;
-    Ok(Json(mine.awake()?.make_dir(user, checked(&request.path)?).await?.into()))
+    Ok(Json(mine.awake().await?.make_dir(user, checked(&request.path)?).await?.into()))
 }
 
 /// Renames a file or directory
@@ -261,7 +261,7 @@ pub async fn rename(
 ) -> Answer<Json<FileEntryView>> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(request.user.as_deref())?;
-    Ok(Json(mine.awake()?.move_file(user, checked(&request.from)?, checked(&request.to)?).await?.into()))
+    Ok(Json(mine.awake().await?.move_file(user, checked(&request.from)?, checked(&request.to)?).await?.into()))
 }
 
 /// Downloads a directory or file as a tar archive
@@ -276,7 +276,7 @@ pub async fn pack(
 ) -> Answer<Response> {
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(q.user.as_deref())?;
-    Ok(download(mine.awake()?.pack(user, checked(&q.path)?).await?, "application/x-tar"))
+    Ok(download(mine.awake().await?.pack(user, checked(&q.path)?).await?, "application/x-tar"))
 }
 
 /// Unpacks a tar archive below a directory
@@ -294,5 +294,5 @@ pub async fn unpack(
     let mine = app.sandbox(&who, &id)?;
     let user = checked_user(q.user.as_deref())?;
     let body = upload(body, app.config.body_timeout);
-    Ok(Json(UnpackView { bytes: mine.awake()?.unpack(user, checked(&q.path)?, body).await? }))
+    Ok(Json(UnpackView { bytes: mine.awake().await?.unpack(user, checked(&q.path)?, body).await? }))
 }

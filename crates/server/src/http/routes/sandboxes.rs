@@ -70,7 +70,7 @@ pub async fn list(
     params(("sandbox_id" = String, Path)),
     responses((status = 200, body = SandboxView), (status = "default", body = ErrorBody)))]
 pub async fn get(State(app): State<Arc<App>>, Who(who): Who, Path(id): Path<String>) -> Answer<Json<SandboxView>> {
-    Ok(Json(app.sandbox(&who, &id)?.view()))
+    Ok(Json(app.sandbox(&who, &id)?.view()?))
 }
 
 /// Changes a sandbox's limits
@@ -97,7 +97,7 @@ pub async fn patch(
     responses((status = 204), (status = "default", body = ErrorBody)))]
 pub async fn delete(State(app): State<Arc<App>>, Who(who): Who, Path(id): Path<String>) -> Answer<StatusCode> {
     let mine = app.sandbox(&who, &id)?;
-    app.release(mine.handle).await?;
+    app.release(mine.sandbox).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -103,10 +103,10 @@ pub struct FileQuery {
 pub async fn read_file(State(app): State<Arc<App>>, Who(who): Who, Query(q): Query<FileQuery>) -> Answer<Response> {
     let mine = app.sandbox(&who, &q.sandbox_id)?;
     let path = checked(&q.path)?;
-    match mine.awake()?.read_file(None, path, 0, None).await {
+    match mine.awake().await?.read_file(None, path, 0, None).await {
         Ok(reader) => Ok(download(reader, "application/octet-stream")),
         Err(error) if error.code == FileErrorCode::IsDirectory => {
-            Ok(Json(entries(mine.awake()?, None, path, 1, 1000).await?).into_response())
+            Ok(Json(entries(&mine.awake().await?, None, path, 1, 1000).await?).into_response())
         }
         Err(error) => Err(error.into()),
     }
@@ -124,7 +124,7 @@ pub async fn write_file(
 ) -> Answer<Json<FileEntryView>> {
     let mine = app.sandbox(&who, &q.sandbox_id)?;
     let body = upload(body, app.config.body_timeout);
-    Ok(Json(mine.awake()?.write_file(None, checked(&q.path)?, None, false, body).await?.into()))
+    Ok(Json(mine.awake().await?.write_file(None, checked(&q.path)?, None, false, body).await?.into()))
 }
 
 /// Removes a file, or a directory with all below it
@@ -132,6 +132,6 @@ pub async fn write_file(
     responses((status = 204), (status = "default", body = ErrorBody)))]
 pub async fn remove_file(State(app): State<Arc<App>>, Who(who): Who, Query(q): Query<FileQuery>) -> Answer<StatusCode> {
     let mine = app.sandbox(&who, &q.sandbox_id)?;
-    mine.awake()?.remove_file(None, checked(&q.path)?, true).await?;
+    mine.awake().await?.remove_file(None, checked(&q.path)?, true).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,0 +1,363 @@
+//! Sandboxes of kind `local`: a directory of the host and an entry in the ledger. Somebody who needs more than the entry wakes
+//! one: a `process` sandbox is built on the directory, and ends when nobody has used it for a while.
+//!
+//! Of one that sleeps, memory holds its id and whether it is paused. Knows nothing of users.
+
+use crate::{
+    CreateError, Sandbox, WorkspaceConfig,
+    ledger::SandboxV1,
+    node::{Inner, lock, now_ms, record_failed},
+    workspace,
+};
+use csb_engine::{Handle, Meta, OpError, Seat, may_change};
+use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Usage};
+use std::{
+    collections::HashMap,
+    fs,
+    hash::{BuildHasher, RandomState},
+    io,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{Mutex as Gate, MutexGuard as Passage},
+    time::sleep,
+};
+
+/// So many sandboxes can be woken, or put to sleep, at once.
+const GATES: usize = 256;
+/// Those that nobody uses are looked for so often, at least.
+const MOST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a sandbox was not woken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WakeError {
+    /// It is paused, or gone.
+    #[error(transparent)]
+    Op(#[from] OpError),
+    /// What its commands run in could not be built.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+}
+
+/// All `local` sandboxes of a node.
+#[derive(Debug)]
+pub(crate) struct Locals {
+    pub(crate) config: WorkspaceConfig,
+    slots: Mutex<HashMap<SandboxId, Slot>>,
+    /// Held while a sandbox changes from one state into the other: those with the same number wait for each other.
+    gates: [Gate<()>; GATES],
+    numbers: RandomState,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Asleep { paused: bool },
+    Awake(Box<Seated>),
+}
+
+#[derive(Debug)]
+struct Seated {
+    handle: Handle,
+    /// Others have clones for as long as they need the sandbox.
+    lease: Arc<()>,
+    used: Instant,
+}
+
+impl Seated {
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.lease) > 1 || self.handle.is_working() || self.handle.phase() != Phase::Running
+    }
+}
+
+/// What a sandbox is now.
+pub(crate) enum Now {
+    Gone,
+    Asleep { paused: bool },
+    Awake(Handle),
+}
+
+impl Locals {
+    pub(crate) fn new(config: WorkspaceConfig) -> Self {
+        let gates = std::array::from_fn(|_| Gate::new(()));
+        Self { config, slots: Mutex::default(), gates, numbers: RandomState::new() }
+    }
+
+    async fn gate(&self, id: &SandboxId) -> Passage<'_, ()> {
+        self.gates[self.numbers.hash_one(id) as usize % GATES].lock().await
+    }
+
+    pub(crate) fn now(&self, id: &SandboxId) -> Now {
+        match lock(&self.slots).get(id) {
+            None => Now::Gone,
+            Some(Slot::Asleep { paused }) => Now::Asleep { paused: *paused },
+            Some(Slot::Awake(seated)) => Now::Awake(seated.handle.clone()),
+        }
+    }
+
+    /// One that is awake, for somebody who needs it.
+    fn seated(&self, id: &SandboxId) -> Option<Handle> {
+        match lock(&self.slots).get_mut(id) {
+            Some(Slot::Awake(seated)) if seated.handle.phase() != Phase::Gone => {
+                seated.used = Instant::now();
+                Some(seated.handle.leased(seated.lease.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts one in its slot that was found, or made.
+    pub(crate) fn put_asleep(&self, id: &SandboxId, paused: bool) {
+        lock(&self.slots).insert(id.clone(), Slot::Asleep { paused });
+    }
+
+    /// Puts one in its slot that was built, or found running; a clone for whoever needs it.
+    pub(crate) fn put_awake(&self, handle: &Handle) -> Handle {
+        let lease = Arc::new(());
+        let leased = handle.leased(lease.clone());
+        let seated = Seated { handle: handle.clone(), lease, used: Instant::now() };
+        lock(&self.slots).insert(handle.id().clone(), Slot::Awake(Box::new(seated)));
+        leased
+    }
+
+    /// Its processes ended by themselves: it sleeps.
+    pub(crate) fn lost(&self, handle: &Handle) {
+        let mut slots = lock(&self.slots);
+        if let Some(slot) = slots.get_mut(handle.id())
+            && matches!(slot, Slot::Awake(seated) if seated.handle.phase() == Phase::Gone)
+        {
+            *slot = Slot::Asleep { paused: false };
+        }
+    }
+
+    fn forget(&self, id: &SandboxId) -> bool {
+        lock(&self.slots).remove(id).is_some()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<SandboxId> {
+        lock(&self.slots).keys().cloned().collect()
+    }
+
+    /// How many there are, and how many of them sleep.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let slots = lock(&self.slots);
+        let asleep = slots.values().filter(|slot| matches!(slot, Slot::Asleep { .. })).count();
+        (slots.len() as u64, asleep as u64)
+    }
+
+    /// Takes those out of their slots that nobody has used for `idle`, and, of the others that nobody uses now, the least
+    /// recently used ones beyond `most`.
+    fn idle(&self, idle: Duration, most: usize) -> Vec<Handle> {
+        let slots = lock(&self.slots);
+        let awake = slots.values().filter(|slot| matches!(slot, Slot::Awake(_))).count();
+        let mut unused: Vec<(&Handle, Instant)> = slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Awake(seated) if !seated.is_used() => Some((&seated.handle, seated.used)),
+                _ => None,
+            })
+            .collect();
+        unused.sort_by_key(|(_, used)| *used);
+        let surplus = if most == 0 { 0 } else { awake.saturating_sub(most) };
+        let due = unused.iter().enumerate().filter(|(i, (_, used))| *i < surplus || used.elapsed() >= idle);
+        due.map(|(_, (handle, _))| (*handle).clone()).collect()
+    }
+
+    /// Marks those that are used now.
+    fn mark_used(&self) {
+        let now = Instant::now();
+        for slot in lock(&self.slots).values_mut() {
+            if let Slot::Awake(seated) = slot
+                && seated.is_used()
+            {
+                seated.used = now;
+            }
+        }
+    }
+
+    /// Takes one out of its slot, unless somebody has come for it.
+    fn unseat(&self, id: &SandboxId) -> bool {
+        let mut slots = lock(&self.slots);
+        let Some(slot @ Slot::Awake(_)) = slots.get_mut(id) else { return false };
+        let unused = matches!(slot, Slot::Awake(seated) if !seated.is_used());
+        if unused {
+            *slot = Slot::Asleep { paused: false };
+        }
+        unused
+    }
+
+    fn still_in_use(&self, id: &SandboxId) {
+        if let Some(Slot::Awake(seated)) = lock(&self.slots).get_mut(id) {
+            seated.used = Instant::now();
+        }
+    }
+}
+
+/// Puts sandboxes to sleep that nobody uses.
+pub(crate) async fn rest(inner: Arc<Inner>, locals: Arc<Locals>) {
+    let (idle, most) = (locals.config.idle, locals.config.most_awake as usize);
+    loop {
+        sleep((idle / 4).clamp(Duration::from_millis(20), MOST_PAUSE)).await;
+        locals.mark_used();
+        for handle in locals.idle(idle, most) {
+            let _gate = locals.gate(handle.id()).await;
+            // What a command left behind in the background is use as well.
+            if handle.usage().await.is_ok_and(|usage| usage.pids > 0) {
+                locals.still_in_use(handle.id());
+                continue;
+            }
+            if !locals.unseat(handle.id()) {
+                continue;
+            }
+            inner.unlist(&handle);
+            if let Err(error) = handle.vacate().await {
+                tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn locals(&self) -> Result<&Arc<Locals>, CreateError> {
+        self.locals.as_ref().ok_or_else(|| CreateError::Unsupported {
+            what: "sandbox kind `local`: this server has no directory for workspaces".into(),
+        })
+    }
+
+    /// Makes the directory and the entry; nothing runs.
+    pub(crate) fn found(self: &Arc<Self>, id: SandboxId, mut spec: SandboxSpec) -> Result<Sandbox, CreateError> {
+        let asked = Instant::now();
+        spec.options.work_dir.get_or_insert_with(|| id.to_string());
+        let locals = self.locals()?;
+        workspace::prepare(&locals.config, &spec)?;
+        self.template(&spec.template)?;
+        let mut meta =
+            Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 0, created_ms: now_ms() };
+        meta.start_micros = asked.elapsed().as_micros() as u64;
+        self.ledger.write(&SandboxV1::new(&id, true, &meta)).map_err(|error| record_failed(&error))?;
+        locals.put_asleep(&id, false);
+        Ok(Sandbox::local(id, self.clone(), locals.clone()))
+    }
+
+    /// As it is written down.
+    pub(crate) fn written(&self, id: &SandboxId) -> Result<SandboxV1, OpError> {
+        self.ledger.entry(id).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpError::Gone,
+            _ => OpError::Internal(format!("cannot read what is written down of the sandbox: {error}")),
+        })
+    }
+
+    fn rewrite(&self, id: &SandboxId, change: impl FnOnce(&mut SandboxV1)) -> Result<(), OpError> {
+        let mut entry = self.written(id)?;
+        change(&mut entry);
+        let internal = |error| OpError::Internal(format!("cannot write down the sandbox's change: {error}"));
+        self.ledger.write(&entry).map_err(internal)
+    }
+
+    /// Builds what commands of a `local` sandbox run in.
+    async fn seat(self: &Arc<Self>, locals: &Locals, id: &SandboxId) -> Result<Handle, WakeError> {
+        let meta = self.written(id)?.meta();
+        self.has_room()?;
+        let (conn, _no_image) = self.jail(id, &meta.spec).await?;
+        let spool = self.spool(id, Kind::Local);
+        let seat = Seat {
+            id: id.clone(),
+            conn,
+            keeper: self.link.clone(),
+            meta,
+            // What its commands said before it slept can still be read.
+            adopted: spool.exists().then_some(false),
+            spool,
+            durable: true,
+            shelf: self.shelf(Kind::Local),
+            last: None,
+        };
+        let (handle, ready) = match Handle::seat(seat) {
+            Ok(seated) => seated,
+            Err(error) => {
+                self.link.client().map_err(CreateError::from)?.release(id).await.map_err(CreateError::from)?;
+                return Err(record_failed(&error).into());
+            }
+        };
+        self.enter(&handle);
+        ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
+        self.state().handed_out.insert(id.clone());
+        Ok(locals.put_awake(&handle))
+    }
+}
+
+/// What can be done with a `local` sandbox, awake or not.
+impl Locals {
+    pub(crate) async fn wake(self: Arc<Self>, inner: Arc<Inner>, id: SandboxId) -> Result<Handle, WakeError> {
+        if let Some(handle) = self.seated(&id) {
+            return Ok(handle);
+        }
+        // To its end, also when the one who wanted it has gone: half of a sandbox would be nobody's.
+        let waking = tokio::spawn(async move {
+            let _gate = self.gate(&id).await;
+            if let Some(handle) = self.seated(&id) {
+                return Ok(handle);
+            }
+            match self.now(&id) {
+                Now::Gone => Err(OpError::Gone.into()),
+                Now::Asleep { paused: true } => Err(OpError::WrongPhase(Phase::Paused).into()),
+                Now::Asleep { .. } | Now::Awake(_) => inner.seat(&self, &id).await,
+            }
+        });
+        waking.await.unwrap_or_else(|error| Err(OpError::Internal(error.to_string()).into()))
+    }
+
+    pub(crate) async fn freeze(&self, inner: &Arc<Inner>, id: &SandboxId, frozen: bool) -> Result<(), OpError> {
+        let _gate = self.gate(id).await;
+        match self.now(id) {
+            Now::Gone => Err(OpError::Gone),
+            Now::Awake(handle) if frozen => handle.pause().await,
+            Now::Awake(handle) => handle.resume().await,
+            Now::Asleep { paused } if paused == frozen => Ok(()),
+            Now::Asleep { .. } => {
+                inner.rewrite(id, |entry| entry.paused = frozen)?;
+                self.put_asleep(id, frozen);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) async fn set_limits(&self, inner: &Arc<Inner>, id: &SandboxId, limits: Limits) -> Result<(), OpError> {
+        let _gate = self.gate(id).await;
+        match self.now(id) {
+            Now::Gone => return Err(OpError::Gone),
+            Now::Awake(handle) => handle.set_limits(limits.clone()).await?,
+            Now::Asleep { .. } => may_change(&inner.written(id)?.meta().spec, &limits)?,
+        }
+        inner.rewrite(id, |entry| entry.set_limits(limits))
+    }
+
+    pub(crate) async fn usage(&self, inner: &Arc<Inner>, id: &SandboxId) -> Result<Usage, OpError> {
+        match self.now(id) {
+            Now::Gone => Err(OpError::Gone),
+            Now::Awake(handle) => handle.usage().await,
+            Now::Asleep { .. } => {
+                let limits = inner.written(id)?.meta().spec.limits.clone();
+                Ok(Usage { disk_limit: limits.disk, inodes_free: limits.inodes, ..Usage::default() })
+            }
+        }
+    }
+
+    /// Ends it; its directory stays.
+    pub(crate) async fn release(&self, inner: &Arc<Inner>, id: &SandboxId) -> Result<(), OpError> {
+        let _gate = self.gate(id).await;
+        match self.now(id) {
+            Now::Gone => return Ok(()),
+            Now::Awake(handle) => handle.release().await?,
+            Now::Asleep { .. } => {}
+        }
+        let failed = |what: &str, error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(OpError::Internal(format!("cannot remove its {what}: {error}"))),
+        };
+        fs::remove_dir_all(inner.spool(id, Kind::Local)).or_else(|error| failed("kept output", error))?;
+        inner.ledger.remove(id).or_else(|error| failed("entry in the ledger", error))?;
+        self.forget(id);
+        Ok(())
+    }
+}
