@@ -11,7 +11,7 @@ mod stats;
 
 pub use copy::{CopyArgs, cp};
 pub use create::{CreateArgs, create};
-pub use exec::{ExecArgs, RunCodeArgs, exec, run_code};
+pub use exec::{ExecArgs, RunCodeArgs, attached, exec, run_code};
 pub use keys::{KeyCommand, key};
 pub use list::{PsArgs, ps, show};
 pub use logs::{LogsArgs, logs};
