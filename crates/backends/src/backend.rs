@@ -27,6 +27,14 @@ pub enum BackendError {
         /// What to do about it.
         hint: String,
     },
+    /// The host has no room for one more.
+    #[error("this host has no room for another sandbox: {limit}")]
+    NoRoom {
+        /// Which limit is reached.
+        limit: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A step failed; nothing of the sandbox is left.
     #[error("{step}: {message}")]
     Failed {

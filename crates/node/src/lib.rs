@@ -2,7 +2,6 @@
 //! Knows nothing of HTTP, of users or of databases.
 
 mod config;
-mod disk;
 mod error;
 mod hardened;
 mod ledger;

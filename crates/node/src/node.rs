@@ -2,7 +2,7 @@
 
 use crate::{
     CreateError, NodeConfig, NodeError, PoolStats, Sandbox, TemplateInfo, TemplateSource, WakeError, WardenInfo,
-    WardenSource, disk, hardened,
+    WardenSource, hardened,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
     memory,
@@ -10,7 +10,7 @@ use crate::{
     pool::{Fit, Policy, fit},
     supervise, workspace,
 };
-use csb_backends::Backend;
+use csb_backends::{Backend, disk};
 use csb_engine::{
     Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
@@ -400,7 +400,11 @@ impl Node {
         }
         let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
         for handle in &handles {
-            handle.lost();
+            match self.inner.backend(handle.spec().kind) {
+                // Not the warden's, so still there.
+                Some(_) => self.inner.abandon(handle.clone()),
+                None => handle.lost(),
+            }
         }
         let all_gone = async {
             for handle in &handles {

@@ -1,13 +1,13 @@
 //! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
 
 use crate::{
-    NodeError, WardenInfo, disk,
+    NodeError, WardenInfo,
     ledger::{Ledger, SandboxV1},
     memory,
     node::{Inner, lock},
     pool::{Action, Fit, fit},
 };
-use csb_backends::Held;
+use csb_backends::{Held, disk};
 use csb_engine::{
     Handle, Keeper, Seat,
     warden::{Client, Connected, HelloError},

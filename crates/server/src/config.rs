@@ -3,6 +3,7 @@
 
 mod settings;
 
+use csb_backends::DockerSettings;
 use csb_types::Languages;
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -53,6 +54,7 @@ pub struct Config {
     pub pool_max: u32,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
+    pub docker: DockerSettings,
     pub workspaces: PathBuf,
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
@@ -206,6 +208,7 @@ impl Config {
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
+            docker: DockerSettings::default(),
             workspaces: PathBuf::new(),
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,

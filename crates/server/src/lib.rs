@@ -21,6 +21,7 @@ pub use http::openapi_json;
 use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
+use csb_backends::{Backend, Docker, Guests, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::SandboxSpec;
 use db::{Db, DbError};
@@ -117,6 +118,13 @@ impl Running {
     }
 }
 
+/// What builds the kinds that the warden does not. Whether it is there is seen when somebody asks for a sandbox.
+fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
+    let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
+    let guests = Guests::lasting(&config.data_dir).map_err(failed)?;
+    Ok(vec![Arc::new(Docker::new(guests.clone(), config.docker.clone())), Arc::new(Oci::new(guests))])
+}
+
 /// Makes the data directory, for its owner only.
 fn make_data_dir(path: &Path) -> Result<(), ServeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -151,7 +159,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         pool,
         default_template: config.default_template.clone(),
         aliases: config.aliases.clone(),
-        backends: vec![],
+        backends: backends(&config)?,
         workspaces: Some(WorkspaceConfig {
             dir: config.workspaces.clone(),
             allow: config.local_allow.clone(),

@@ -2,7 +2,7 @@
 //! one command.
 
 use crate::{
-    forker,
+    forker, guest,
     warden::{Warden, clear_leftovers},
 };
 use csb_jail::Host;
@@ -11,6 +11,7 @@ use csb_sys::{
     packet::{Conn, Listener},
     process::{self, Fork},
 };
+use csb_wire::guest::PROGRAM;
 use rustix::fs::FlockOperation;
 use std::{
     ffi::{CString, OsString},
@@ -93,11 +94,13 @@ pub fn start_daemon(data_dir: &Path) -> io::Result<Conn> {
     short_connect(&path)
 }
 
-/// Called first in `main`: if this process was started as a warden, or by one, runs it to its end.
+/// Called first in `main`: if this process was started as a warden, or by one, or as a container's init, runs it to its end.
 pub fn entry() -> Option<std::process::ExitCode> {
     let name = std::env::args_os().next()?;
     let result = if name == forker::NAME {
         forker::run()
+    } else if Path::new(&name).file_name() == Some(PROGRAM.as_ref()) {
+        guest::run()
     } else if name == WARDEN_NAME {
         let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
         process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None))

@@ -237,6 +237,44 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "docker.host",
+        env: "DOCKER_HOST",
+        default: "",
+        absent: "`unix:///var/run/docker.sock`",
+        about: "The Docker Engine of sandbox kind `docker`: `unix:///path`; one on another host cannot be used",
+        set: |c, text| {
+            c.docker.host = Some(text.to_owned()).filter(|text| !text.is_empty());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.image",
+        env: "DOCKER_IMAGE",
+        default: "",
+        absent: "this host's programs, as in kind `process`",
+        about: "Image of `docker` sandboxes that name none",
+        set: |c, text| {
+            c.docker.image = Some(name(text)?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.networks",
+        env: "CSB_DOCKER_NETWORKS",
+        default: "",
+        absent: "`none` alone",
+        about: "Docker networks that `networkMode` may name, separated by commas. A sandbox in one of them reaches whatever that network reaches",
+        set: |c, text| {
+            c.docker.networks =
+                text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+            let bad = |word: &&String| **word == "host" || word.starts_with("container:");
+            match c.docker.networks.iter().find(bad) {
+                Some(word) => Err(format!("`{word}` is no network of the sandbox's own")),
+                None => Ok(()),
+            }
+        },
+    },
+    Setting {
         key: "rate.per_second",
         env: "CSB_RATE_PER_SECOND",
         default: "1000",
