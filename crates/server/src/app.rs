@@ -10,6 +10,7 @@ mod owners;
 mod places;
 mod sandboxes;
 mod sessions;
+mod workspaces;
 
 pub use code::CodeRun;
 pub use error::AppError;
@@ -18,6 +19,7 @@ pub use idempotency::{Idem, Outcome};
 pub use limits::{Limiter, Slot};
 pub use owners::{Owned, Owners};
 pub use sessions::session_view;
+pub(crate) use workspaces::run as clean_on_schedule;
 
 use crate::{
     auth::{Authenticator, Identity, generate_key, hash_key, user_id_is_valid},

@@ -7,6 +7,7 @@ mod sandboxes;
 mod server;
 mod sessions;
 mod simple;
+mod workspaces;
 
 use crate::app::App;
 use std::sync::Arc;
@@ -55,4 +56,5 @@ pub(super) fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(simple::read_file, simple::write_file, simple::remove_file))
         .routes(routes!(server::templates))
         .routes(routes!(server::languages))
+        .routes(routes!(workspaces::clean))
 }
