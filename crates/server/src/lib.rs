@@ -188,6 +188,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     }
     let served = tokio::spawn(http::serve(listeners, http::router(app.clone()), app.clone()));
     let reconciled = tokio::spawn(reconcile::run(app.clone()));
+    tokio::spawn(app::clean_on_schedule(app.clone()));
     Ok(Running { local_addrs, new_admin_key, found, app, served, reconciled })
 }
 

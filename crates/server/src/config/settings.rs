@@ -284,6 +284,28 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "cleanup.schedule",
+        env: "CLEANUP_SCHEDULE",
+        default: "",
+        absent: "never",
+        about: "When workspaces that nobody has used are removed: a cron expression in UTC, such as `0 2 * * *`",
+        set: |c, text| {
+            c.cleanup_schedule = Some(text.parse()?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "cleanup.idle_days",
+        env: "CLEANUP_IDLE_DAYS",
+        default: "",
+        absent: "none",
+        about: "For how many days nobody must have used a workspace that is removed on schedule",
+        set: |c, text| {
+            c.cleanup_idle = Some(Duration::from_secs(number::<u64>(text, 1, 3650)? * 86400));
+            Ok(())
+        },
+    },
+    Setting {
         key: "docker.host",
         env: "DOCKER_HOST",
         default: "",
