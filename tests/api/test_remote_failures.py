@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from elsewhere import REMOTE, Far, Wire, until
-from harness import Api, Server, events, free_port, refused
+from harness import Server, events, free_port, refused
 
 Start = Callable[..., Server]
 
