@@ -12,6 +12,7 @@ mod memory;
 mod node;
 mod plan;
 mod pool;
+mod quota;
 mod sandbox;
 mod supervise;
 mod tree;

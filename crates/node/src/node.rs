@@ -652,7 +652,10 @@ impl Inner {
         };
         let (conn, image) = match self.backend(spec.kind) {
             Some(backend) => (backend.create(&id, &spec).await?, None),
-            None => self.jail(&id, &spec).await?,
+            None => {
+                let (_, conn, image) = self.jail(&id, &spec).await?;
+                (conn, image)
+            }
         };
         let kind = spec.kind;
         let mut meta =
@@ -694,12 +697,12 @@ impl Inner {
         Ok(handle)
     }
 
-    /// Has the warden build one.
+    /// Has the warden build one: the pid of its init, the connection with it, and what is not needed once it is mounted.
     pub(crate) async fn jail(
         &self,
         id: &SandboxId,
         spec: &SandboxSpec,
-    ) -> Result<(Conn, Option<disk::Image>), CreateError> {
+    ) -> Result<(i32, Conn, Option<disk::Image>), CreateError> {
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let template = self.template(&spec.template)?;
         let volumes = match spec.kind {
@@ -719,8 +722,8 @@ impl Inner {
             Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), id, &spec.limits).await?),
             Upper::Memory | Upper::Auto => None,
         };
-        let (_, conn) = client.create(plan::jail(id, spec, &lower, volumes, image.as_ref())).await?;
-        Ok((conn, image))
+        let (jail, conn) = client.create(plan::jail(id, spec, &lower, volumes, image.as_ref())).await?;
+        Ok((jail.pid, conn, image))
     }
 
     /// No longer knows a sandbox, unless its id is another seat's by now.

@@ -215,6 +215,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "workspaces.quota",
+        env: "WORKSPACE_QUOTA",
+        default: "",
+        absent: "none",
+        about: "Bytes that all workspaces of one user may hold together, such as `10g`; what one holds is limited by its sandbox's `resources.disk`",
+        set: |c, text| {
+            c.workspace_quota = Some(parse_bytes(text).map_err(|e| e.to_string())?).filter(|bytes| *bytes > 0);
+            Ok(())
+        },
+    },
+    Setting {
         key: "local.idle",
         env: "CSB_LOCAL_IDLE",
         default: "30s",
