@@ -1,5 +1,6 @@
 //! What a node is told, and what it tells about itself.
 
+use crate::PressureConfig;
 use csb_backends::Backend;
 use csb_types::SandboxSpec;
 use csb_wire::Mode;
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub backends: Vec<Arc<dyn Backend>>,
     /// Where `local` sandboxes are; none: that kind is off.
     pub workspaces: Option<WorkspaceConfig>,
+    /// When memory of the host counts as short; none: that is not looked at.
+    pub pressure: Option<PressureConfig>,
 }
 
 /// What `local` sandboxes are made of.

@@ -234,21 +234,30 @@ pub(crate) async fn rest(inner: Arc<Inner>, locals: Arc<Locals>) {
     loop {
         sleep((idle / 4).clamp(Duration::from_millis(20), MOST_PAUSE)).await;
         locals.mark_used();
-        for handle in locals.idle(idle, most) {
-            let _gate = locals.gate(handle.id()).await;
-            // What a command left behind in the background is use as well.
-            if handle.usage().await.is_ok_and(|usage| usage.pids > 0) {
-                locals.still_in_use(handle.id());
-                continue;
-            }
-            if !locals.unseat(handle.id()) {
-                continue;
-            }
-            inner.unlist(&handle);
-            locals.touch(&handle.spec());
-            if let Err(error) = handle.vacate().await {
-                tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
-            }
+        rest_those(&inner, &locals, locals.idle(idle, most)).await;
+    }
+}
+
+/// Puts all to sleep that nobody uses at this moment.
+pub(crate) async fn rest_now(inner: &Inner, locals: &Locals) {
+    rest_those(inner, locals, locals.idle(Duration::ZERO, 0)).await;
+}
+
+async fn rest_those(inner: &Inner, locals: &Locals, idle: Vec<Handle>) {
+    for handle in idle {
+        let _gate = locals.gate(handle.id()).await;
+        // What a command left behind in the background is use as well.
+        if handle.usage().await.is_ok_and(|usage| usage.pids > 0) {
+            locals.still_in_use(handle.id());
+            continue;
+        }
+        if !locals.unseat(handle.id()) {
+            continue;
+        }
+        inner.unlist(&handle);
+        locals.touch(&handle.spec());
+        if let Err(error) = handle.vacate().await {
+            tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
         }
     }
 }

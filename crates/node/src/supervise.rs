@@ -1,7 +1,7 @@
 //! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
 
 use crate::{
-    NodeError, WardenInfo, disk,
+    NodeError, Pressure, WardenInfo, disk,
     ledger::SandboxV1,
     memory,
     node::{Inner, lock},
@@ -367,7 +367,12 @@ pub(crate) async fn refill(inner: Arc<Inner>) {
     loop {
         let action = {
             let state = inner.state();
-            state.policy.next(state.ready.len() as u32)
+            match (inner.memory_watch.level(), state.ready.len() as u32) {
+                (Pressure::None, ready) => state.policy.next(ready),
+                // What nobody has is given up before anybody is refused.
+                (_, 0) => Action::Rest,
+                _ => Action::Shed,
+            }
         };
         match action {
             Action::Build => {

@@ -6,6 +6,7 @@ mod settings;
 
 pub use schedule::Schedule;
 
+use csb_node::PressureConfig;
 use csb_types::Languages;
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -61,6 +62,7 @@ pub struct Config {
     pub local_idle: Duration,
     pub local_max_awake: u32,
     pub workspace_quota: Option<u64>,
+    pub pressure: PressureConfig,
     pub cleanup_schedule: Option<Schedule>,
     pub cleanup_idle: Option<Duration>,
     pub rate_per_second: u32,
@@ -217,6 +219,7 @@ impl Config {
             local_idle: Duration::ZERO,
             local_max_awake: 0,
             workspace_quota: None,
+            pressure: PressureConfig::default(),
             cleanup_schedule: None,
             cleanup_idle: None,
             rate_per_second: 0,

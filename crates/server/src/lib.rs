@@ -159,6 +159,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
             most_awake: config.local_max_awake,
             quota: config.workspace_quota,
         }),
+        pressure: Some(config.pressure),
     })
     .await?;
     let db = Db::open(&config.database).await?;

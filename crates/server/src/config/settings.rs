@@ -248,6 +248,28 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "memory.reserve",
+        env: "CSB_MEMORY_RESERVE",
+        default: "256MiB",
+        absent: "",
+        about: "Memory of the host that stays available: with less than this no sandbox is made or woken (`capacity`), with less than twice this none is kept ready; 0: no matter how little",
+        set: |c, text| {
+            c.pressure.reserve = if text.trim() == "0" { 0 } else { parse_bytes(text).map_err(|e| e.to_string())? };
+            Ok(())
+        },
+    },
+    Setting {
+        key: "memory.stalled",
+        env: "CSB_MEMORY_STALLED",
+        default: "40",
+        absent: "",
+        about: "Percent of the last ten seconds that all programs of the host waited for memory (PSI, where the kernel has it) from which no sandbox is made or woken; from half of it none is kept ready; 0: no matter how long",
+        set: |c, text| {
+            c.pressure.stalled = number(text, 0, 100)?;
+            Ok(())
+        },
+    },
+    Setting {
         key: "cleanup.schedule",
         env: "CLEANUP_SCHEDULE",
         default: "",
