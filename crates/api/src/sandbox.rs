@@ -347,11 +347,11 @@ pub struct SandboxRequest {
 }
 
 impl SandboxRequest {
-    /// The spec of the engine, checked. `timeout` is the caller's business.
-    pub fn to_spec(&self) -> Result<SandboxSpec, Invalid> {
+    /// The spec of the engine, checked; `usual` is the kind where none is named. `timeout` is the caller's business.
+    pub fn to_spec(&self, usual: Kind) -> Result<SandboxSpec, Invalid> {
         let unsupported = |what: String| Invalid { code: ErrorCode::Unsupported, message: what };
         let asked = self.sandbox.clone().unwrap_or_default();
-        let (kind, options) = asked.to_kind(Kind::default())?;
+        let (kind, options) = asked.to_kind(usual)?;
         let net = match self.network.unwrap_or_default() {
             NetworkName::None => Net::None,
             NetworkName::Allowlist | NetworkName::Full => {
@@ -572,7 +572,7 @@ mod tests {
 
     fn spec(json: &str) -> Result<SandboxSpec, String> {
         let request: SandboxRequest = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        request.to_spec().map_err(|e| format!("{}: {}", e.code.as_str(), e.message))
+        request.to_spec(Kind::default()).map_err(|e| format!("{}: {}", e.code.as_str(), e.message))
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Owns all sandboxes of a host: the warden's connection, pools, the ledger, recovery.
 //! Knows nothing of HTTP, of users or of databases.
 
+mod clean;
 mod config;
 mod error;
 mod hardened;
@@ -12,8 +13,10 @@ mod plan;
 mod pool;
 mod sandbox;
 mod supervise;
+mod tree;
 mod workspace;
 
+pub use clean::{Cleaned, Cleaning};
 pub use config::{
     NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, WorkspaceConfig,
 };

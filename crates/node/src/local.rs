@@ -4,7 +4,7 @@
 //! Of one that sleeps, memory holds its id and whether it is paused. Knows nothing of users.
 
 use crate::{
-    CreateError, Sandbox, WorkspaceConfig,
+    CreateError, Sandbox, WorkspaceConfig, clean,
     ledger::SandboxV1,
     node::{Inner, lock, now_ms, record_failed},
     workspace,
@@ -12,10 +12,11 @@ use crate::{
 use csb_engine::{Handle, Meta, OpError, Seat, may_change};
 use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Usage};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     hash::{BuildHasher, RandomState},
     io,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -45,6 +46,8 @@ pub enum WakeError {
 pub(crate) struct Locals {
     pub(crate) config: WorkspaceConfig,
     slots: Mutex<HashMap<SandboxId, Slot>>,
+    /// Held while a sandbox is made; while workspaces are cleaned, the directories of those made meanwhile.
+    pub(crate) founding: Mutex<Option<HashSet<PathBuf>>>,
     /// Held while a sandbox changes from one state into the other: those with the same number wait for each other.
     gates: [Gate<()>; GATES],
     numbers: RandomState,
@@ -80,7 +83,7 @@ pub(crate) enum Now {
 impl Locals {
     pub(crate) fn new(config: WorkspaceConfig) -> Self {
         let gates = std::array::from_fn(|_| Gate::new(()));
-        Self { config, slots: Mutex::default(), gates, numbers: RandomState::new() }
+        Self { config, slots: Mutex::default(), founding: Mutex::default(), gates, numbers: RandomState::new() }
     }
 
     async fn gate(&self, id: &SandboxId) -> Passage<'_, ()> {
@@ -186,6 +189,11 @@ impl Locals {
         unused
     }
 
+    /// Marks a sandbox's directory as used now.
+    fn touch(&self, spec: &SandboxSpec) {
+        clean::touch(&self.config.dir, spec.options.work_dir.as_deref().unwrap_or_default());
+    }
+
     fn still_in_use(&self, id: &SandboxId) {
         if let Some(Slot::Awake(seated)) = lock(&self.slots).get_mut(id) {
             seated.used = Instant::now();
@@ -210,6 +218,7 @@ pub(crate) async fn rest(inner: Arc<Inner>, locals: Arc<Locals>) {
                 continue;
             }
             inner.unlist(&handle);
+            locals.touch(&handle.spec());
             if let Err(error) = handle.vacate().await {
                 tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
             }
@@ -229,8 +238,14 @@ impl Inner {
         let asked = Instant::now();
         spec.options.work_dir.get_or_insert_with(|| id.to_string());
         let locals = self.locals()?;
-        workspace::prepare(&locals.config, &spec)?;
         self.template(&spec.template)?;
+        let name = spec.options.work_dir.clone().unwrap_or_default();
+        let mut founding = lock(&locals.founding);
+        workspace::prepare(&locals.config, &spec)?;
+        clean::touch(&locals.config.dir, &name);
+        if let Some(since) = &mut *founding {
+            since.insert(name.into());
+        }
         let mut meta =
             Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 0, created_ms: now_ms() };
         meta.start_micros = asked.elapsed().as_micros() as u64;
@@ -279,6 +294,7 @@ impl Inner {
                 return Err(record_failed(&error).into());
             }
         };
+        locals.touch(&handle.spec());
         self.enter(&handle);
         ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
         self.state().handed_out.insert(id.clone());
@@ -355,6 +371,9 @@ impl Locals {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(OpError::Internal(format!("cannot remove its {what}: {error}"))),
         };
+        if let Ok(entry) = inner.written(id) {
+            self.touch(&entry.meta().spec);
+        }
         fs::remove_dir_all(inner.spool(id, Kind::Local)).or_else(|error| failed("kept output", error))?;
         inner.ledger.remove(id).or_else(|error| failed("entry in the ledger", error))?;
         self.forget(id);

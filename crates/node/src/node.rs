@@ -1,8 +1,8 @@
 //! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
 use crate::{
-    CreateError, NodeConfig, NodeError, PoolStats, Sandbox, TemplateInfo, TemplateSource, WakeError, WardenInfo,
-    WardenSource, hardened,
+    Cleaning, CreateError, NodeConfig, NodeError, PoolStats, Sandbox, TemplateInfo, TemplateSource, WakeError,
+    WardenInfo, WardenSource, clean, hardened,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
     memory,
@@ -22,6 +22,7 @@ use csb_wire::Mode;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -317,6 +318,14 @@ impl Node {
         }
         all.extend(self.list().into_iter().filter(|handle| handle.spec().kind != Kind::Local).map(Sandbox::from));
         all
+    }
+
+    /// Removes workspaces that nobody has used for so long, or says which it would.
+    pub async fn clean_workspaces(&self, older: Duration, dry_run: bool) -> io::Result<Cleaning> {
+        let Some(locals) = self.inner.locals.clone() else { return Ok(Cleaning::default()) };
+        let inner = self.inner.clone();
+        let cleaning = tokio::task::spawn_blocking(move || clean::clean(&inner, &locals, older, dry_run));
+        cleaning.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     /// `local` sandboxes, and those of them that sleep.

@@ -1,7 +1,7 @@
 //! The table of settings: name, variable, default, meaning and how the text is read.
 
 use super::{Config, LogFormat, Secret};
-use csb_types::{parse_bytes, parse_duration};
+use csb_types::{Kind, parse_bytes, parse_duration};
 use std::{
     fmt::Display,
     net::SocketAddr,
@@ -179,6 +179,53 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "sandbox.kind",
+        env: "SANDBOX_KIND",
+        default: "process",
+        absent: "",
+        about: "Kind of sandbox where a request names none",
+        set: |c, text| {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text.trim());
+            let names = || Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
+            c.kind = kind.ok_or_else(|| format!("`{text}` is none of {}", names()))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.servers",
+        env: "REMOTE_SERVERS",
+        default: "",
+        absent: "none; kind `remote` is off",
+        about: "Servers that sandboxes of kind `remote` may be made at, in the order in which they are tried: \
+                `name=url` or `url`, separated by commas",
+        set: |c, text| {
+            c.remote_list = super::remote::list(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.servers_file",
+        env: "REMOTE_SERVERS_FILE",
+        default: "",
+        absent: "none",
+        about: "TOML file with such servers and their credentials",
+        set: |c, text| {
+            c.remote_file = Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.connect_timeout",
+        env: "REMOTE_CONNECT_TIMEOUT",
+        default: "5s",
+        absent: "",
+        about: "How long a connection to such a server may take to be made",
+        set: |c, text| {
+            c.remote_timeout = duration(text, Duration::from_millis(10))?;
+            Ok(())
+        },
+    },
+    Setting {
         key: "workspaces.dir",
         env: "WORKSPACES_DIR",
         default: "",
@@ -233,6 +280,28 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "When more `local` sandboxes than this have processes, those not in use lose them, the least recently used first; 0: no matter how many",
         set: |c, text| {
             c.local_max_awake = number(text, 0, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "cleanup.schedule",
+        env: "CLEANUP_SCHEDULE",
+        default: "",
+        absent: "never",
+        about: "When workspaces that nobody has used are removed: a cron expression in UTC, such as `0 2 * * *`",
+        set: |c, text| {
+            c.cleanup_schedule = Some(text.parse()?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "cleanup.idle_days",
+        env: "CLEANUP_IDLE_DAYS",
+        default: "",
+        absent: "none",
+        about: "For how many days nobody must have used a workspace that is removed on schedule",
+        set: |c, text| {
+            c.cleanup_idle = Some(Duration::from_secs(number::<u64>(text, 1, 3650)? * 86400));
             Ok(())
         },
     },
