@@ -6,6 +6,7 @@ that need it are skipped and say so.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -107,8 +108,8 @@ def left(own: Server, engine: Engine | None = None) -> list[str]:
     found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{data}/guests" in line]
     found += [str(path) for path in Path(data, "guests").glob("sb-*")]
     found += [str(path) for path in Path(data, "disks").glob("*")]
-    for group in Path("/sys/fs/cgroup").glob("*/csb-oci-*/sb-*"):
-        found.append(str(group))
+    node = hashlib.sha256(f"{data}/guests".encode()).hexdigest()[:16]
+    found += [str(group) for group in Path("/sys/fs/cgroup").glob(f"*/csb-oci-{node}/sb-*")]
     if engine:
         found += [container["Names"][0] for container in engine.containers() if "csb.sandbox" in container["Labels"]]
     return found
