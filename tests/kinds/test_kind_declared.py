@@ -46,6 +46,7 @@ def test_what_it_declares_that_it_cannot_it_refuses_with_the_reason(way: Way, an
         "pause": lambda: ann("POST", f"/sandboxes/{box}/pause"),
         "live_limits": lambda: ann("PATCH", f"/sandboxes/{box}", json={"resources": {"pids": 99}}),
         "pty": lambda: ann("POST", f"/sandboxes/{box}/execs", json={"command": "true", "pty": {"cols": 9, "rows": 9}}),
+        "disk_limit": lambda: ann("POST", "/sandboxes", json=way.request(resources={"disk": "20Mi"})),
         "disk": lambda: ann("POST", "/sandboxes", json=way.request(storage="disk")),
     }
     # What cannot be tried without killing the server is tried by the test of it.

@@ -82,7 +82,7 @@ def test_a_large_file_is_streamed_in_and_out(way: Way, ann: Api) -> None:
             return next(self.made, b"")
 
     room = f"{SIZE // MIB + 256}Mi"
-    request = way.request(resources={"memory": room, "disk": f"{SIZE // MIB + 16}Mi"})
+    request = way.request(resources=way.limits(memory=room, disk=f"{SIZE // MIB + 16}Mi"))
     with Sandbox.create(way.server.url, token=ann.token, **request) as sandbox:
         before = way.server.rss()
         assert sandbox.write_file("/workspace/big", Source()).size == SIZE  # type: ignore[arg-type]

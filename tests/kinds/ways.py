@@ -1,7 +1,7 @@
 """Where each kind of sandbox is to be had: servers, a Docker engine, and whether it is a fault that it is not here.
 
 `CSB_KINDS=docker,oci` makes it an error where one of these is not available; otherwise it is skipped, with the server's
-reason. `process`, `vfs` and, for root, `hardened` are never skipped.
+reason. `process`, `vfs`, `remote` and, for root, `hardened` are never skipped.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import docker_engine
 import pytest
 from declared import KINDS
 
+from elsewhere import Far
 from harness import ROOT, Api, Server
 
-ALWAYS = {"process", "vfs", *(["hardened"] if os.geteuid() == 0 else [])}
+ALWAYS = {"process", "vfs", "remote", *(["hardened"] if os.geteuid() == 0 else [])}
 MUST = ALWAYS | {name.strip() for name in os.environ.get("CSB_KINDS", "").split(",") if name.strip()}
 
 
@@ -28,7 +29,7 @@ class Host:
         self.servers: list[Server] = []
         self.engine = ""
         self.main: Server | None = None
-        self.other: Server | None = None
+        self.other: Far | None = None
         self.unavailable: dict[str, str] | None = None
 
     def settings(self, kind: str) -> dict[str, str]:
@@ -47,8 +48,9 @@ class Host:
             return {"DOCKER_HOST": self.engine}
         if kind == "remote":
             if self.other is None:
-                self.other = self.start()
-            return {"REMOTE_SERVERS": self.other.url}
+                self.other = Far()
+                self.servers.append(self.other)
+            return {"REMOTE_SERVERS": f"other={self.other.url}", "REMOTE_OTHER_KEY": self.other.key}
         return {}
 
     def start(self, **settings: str) -> Server:
@@ -96,6 +98,10 @@ class Way:
         """Ends a test of what this kind cannot do; that it says so, `test_kind_declared.py` looks at."""
         if self.lacks(capability):
             pytest.skip(f"`{self.kind}` declares that it has no {capability}")
+
+    def limits(self, **limits: Any) -> dict[str, Any]:
+        """`resources` of a request, without what this kind cannot limit."""
+        return {name: limit for name, limit in limits.items() if name != "disk" or not self.lacks("disk_limit")}
 
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""

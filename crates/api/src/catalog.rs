@@ -84,6 +84,8 @@ pub struct CapabilitiesView {
     pub adopt: bool,
     /// Writes that go to the host's disk.
     pub disk: bool,
+    /// A limit of the bytes and files that it may write, and a count of them.
+    pub disk_limit: bool,
 }
 
 impl KindView {
@@ -102,6 +104,7 @@ impl KindView {
                 pty: can(Capability::Pty),
                 adopt: can(Capability::Adopt),
                 disk: can(Capability::Disk),
+                disk_limit: can(Capability::DiskLimit),
             },
             cannot: declaration.cannot.iter().map(|(lacking, why)| (lacking.name().into(), (*why).into())).collect(),
             options: kind.options().map(Into::into).collect(),

@@ -8,15 +8,17 @@ mod list;
 mod logs;
 mod manage;
 mod stats;
+mod workspaces;
 
 pub use copy::{CopyArgs, cp};
 pub use create::{CreateArgs, create};
-pub use exec::{ExecArgs, RunCodeArgs, exec, run_code};
+pub use exec::{ExecArgs, RunCodeArgs, attached, exec, run_code};
 pub use keys::{KeyCommand, key};
 pub use list::{PsArgs, ps, show};
 pub use logs::{LogsArgs, logs};
 pub use manage::{PauseArgs, ResumeArgs, RmArgs, pause, resume, rm};
 pub use stats::{StatsArgs, stats};
+pub use workspaces::{WorkspacesCommand, workspaces};
 
 use crate::failure::{Failure, Outcome, exit};
 use std::future::Future;

@@ -1,9 +1,10 @@
-//! `csb run`: one sandbox of this process's own, without any server.
+//! `csb run`: one sandbox of this process's own, without any server unless `--kind remote` asks for one of a server's.
 //!
 //! The warden is forked before anything makes a thread; what this process does before the command's first output is what a
 //! user waits for, so nothing here starts a thread pool, a logger or an HTTP client.
 
 mod args;
+mod elsewhere;
 mod relay;
 
 pub use args::RunArgs;
@@ -29,6 +30,9 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     let raw: Vec<_> = std::env::args_os().collect();
     let dashed = args.dashed(&raw);
     let mut plan = Plan::read(args, dashed, json)?;
+    if let Some(far) = plan.far() {
+        return elsewhere::main(far, json);
+    }
     make_data_dir(&plan.data_dir)?;
     if let Some(path) = &plan.template_path {
         plan.sandbox.template = import(&plan.data_dir, path)?;
@@ -54,6 +58,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             aliases: Default::default(),
             backends: backends(&plan)?,
             workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
+            pressure: None,
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;

@@ -8,8 +8,11 @@ mod idempotency;
 mod limits;
 mod owners;
 mod places;
+mod remote;
+mod remote_sessions;
 mod sandboxes;
 mod sessions;
+mod workspaces;
 
 pub use code::CodeRun;
 pub use error::AppError;
@@ -17,13 +20,17 @@ pub use execs::{exec_view, parse_cursor};
 pub use idempotency::{Idem, Outcome};
 pub use limits::{Limiter, Slot};
 pub use owners::{Owned, Owners};
+pub use remote::{MineFar, is_gone};
+pub use remote_sessions::MineFarSession;
 pub use sessions::session_view;
+pub(crate) use workspaces::run as clean_on_schedule;
 
 use crate::{
     auth::{Authenticator, Identity, generate_key, hash_key, user_id_is_valid},
     config::Config,
     db::{Db, KeyRow, NewKey},
     metrics::Metrics,
+    remote::Remotes,
 };
 use csb_api::{
     ErrorCode, KeyRequest, KeySecretView, KeyView, KindView, PoolStatsView, PoolView, Role, SandboxCounts,
@@ -46,6 +53,8 @@ pub struct App {
     pub db: Db,
     /// Sandboxes of this host.
     pub node: Arc<Node>,
+    /// Other servers, and what is theirs.
+    pub remotes: Remotes,
     /// Who calls.
     pub auth: Authenticator,
     /// How much a caller may ask.
@@ -58,6 +67,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// When this server began, ms since 1970.
     started_ms: i64,
+    /// When what is elsewhere was last looked at; held by whoever decides to look.
+    refreshed: tokio::sync::Mutex<Option<std::time::Instant>>,
     owners: Arc<Owners>,
     session_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     probes: Mutex<HashMap<(String, String), Result<(), String>>>,
@@ -67,13 +78,14 @@ pub struct App {
 
 impl App {
     /// With everything it works on.
-    pub fn new(config: Arc<Config>, db: Db, node: Arc<Node>, auth: Authenticator) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, db: Db, node: Arc<Node>, remotes: Remotes, auth: Authenticator) -> Arc<Self> {
         Arc::new(Self {
             limiter: Limiter::new(&config),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             started_ms: crate::db::now_ms(),
+            refreshed: tokio::sync::Mutex::default(),
             owners: Arc::default(),
             session_locks: Mutex::default(),
             probes: Mutex::default(),
@@ -81,6 +93,7 @@ impl App {
             config,
             db,
             node,
+            remotes,
             auth,
         })
     }
@@ -186,6 +199,10 @@ impl App {
             Ok(()) => None,
             Err(CreateError::Unsupported { what }) => Some(what),
             Err(error) => Some(error.to_string()),
+        };
+        let why_not = |kind| match kind {
+            Kind::Remote => self.remotes.chosen(&[]).err().map(|error| error.message),
+            kind => why_not(kind),
         };
         Kind::ALL.map(|kind| KindView::new(kind, why_not(kind))).into()
     }

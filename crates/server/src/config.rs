@@ -1,10 +1,16 @@
 //! Owns the server's settings: read once as text (defaults, file, environment, flags), then checked types.
 //! Knows nothing of what the settings are used for.
 
+mod remote;
+mod schedule;
 mod settings;
 
+pub use remote::{RemoteServer, base_address};
+pub use schedule::Schedule;
+
 use csb_backends::DockerSettings;
-use csb_types::Languages;
+use csb_node::PressureConfig;
+use csb_types::{Kind, Languages};
 use serde::Deserialize;
 use settings::SETTINGS;
 use std::{collections::BTreeMap, fmt, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
@@ -59,6 +65,10 @@ pub struct Config {
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
     pub local_max_awake: u32,
+    pub workspace_quota: Option<u64>,
+    pub pressure: PressureConfig,
+    pub cleanup_schedule: Option<Schedule>,
+    pub cleanup_idle: Option<Duration>,
     pub rate_per_second: u32,
     pub rate_burst: u32,
     pub json_limit: u64,
@@ -76,6 +86,12 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_filter: String,
     pub languages: Languages,
+    pub kind: Kind,
+    /// Other servers, in the order in which they are tried.
+    pub remotes: Vec<RemoteServer>,
+    pub remote_timeout: Duration,
+    remote_list: Vec<remote::Listed>,
+    remote_file: Option<PathBuf>,
     /// Variables that begin with `CSB_` and are no setting; a misspelt one would otherwise pass unseen.
     pub unknown_env: Vec<String>,
 }
@@ -213,6 +229,10 @@ impl Config {
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,
             local_max_awake: 0,
+            workspace_quota: None,
+            pressure: PressureConfig::default(),
+            cleanup_schedule: None,
+            cleanup_idle: None,
             rate_per_second: 0,
             rate_burst: 0,
             json_limit: 0,
@@ -230,6 +250,11 @@ impl Config {
             log_format: LogFormat::Text,
             log_filter: String::new(),
             languages: Languages::builtin(),
+            kind: Kind::default(),
+            remotes: Vec::new(),
+            remote_timeout: Duration::ZERO,
+            remote_list: Vec::new(),
+            remote_file: None,
             unknown_env: Vec::new(),
         }
     }
@@ -258,6 +283,13 @@ impl Config {
                 "pool.min = {} is more than pool.max = {}",
                 self.pool_min, self.pool_max
             )));
+        }
+        if self.cleanup_schedule.is_some() != self.cleanup_idle.is_some() {
+            let (one, other) = match self.cleanup_schedule {
+                Some(_) => ("cleanup.schedule (CLEANUP_SCHEDULE)", "cleanup.idle_days (CLEANUP_IDLE_DAYS)"),
+                None => ("cleanup.idle_days (CLEANUP_IDLE_DAYS)", "cleanup.schedule (CLEANUP_SCHEDULE)"),
+            };
+            return Err(ConfigError::Together(format!("{one} is set without {other}: both or none")));
         }
         if self.lifetime_default.is_some_and(|d| d > self.lifetime_max) {
             return Err(ConfigError::Together("lifetime.default is more than lifetime.max".into()));
@@ -288,6 +320,13 @@ impl Config {
                 ));
             }
         }
+        self.remotes = remote::servers(&self.remote_list, self.remote_file.as_deref(), env)?;
+        if self.kind == Kind::Remote && self.remotes.is_empty() {
+            return Err(ConfigError::Together("SANDBOX_KIND is `remote`, but REMOTE_SERVERS names no server".into()));
+        }
+        let used = |name: &str| self.remotes.iter().any(|server| remote::variable(&server.name) == name);
+        let unused = env.iter().map(|(name, _)| name).filter(|name| remote::is_variable(name) && !used(name));
+        self.unknown_env.extend(unused.cloned());
         Ok(self)
     }
 
@@ -306,7 +345,12 @@ impl Config {
             "\n## Tables of the file\n\n`[templates.aliases]` gives other names to templates: `\"python:3.12\" = \"host\"`.\n\n\
              `[[languages]]` replaces the table of languages; each has `name`, `aliases`, `extensions` and `command`, in \
              which `{file}` stands for the code's file:\n\n```toml\n[[languages]]\nname = \"ruby\"\naliases = [\"rb\"]\n\
-             extensions = [\"rb\"]\ncommand = [\"ruby\", \"{file}\"]\n```\n",
+             extensions = [\"rb\"]\ncommand = [\"ruby\", \"{file}\"]\n```\n\n## Other servers\n\n`REMOTE_SERVERS` is a list such as \
+             `edge=https://sandbox.example.org,http://10.0.0.7:8080`; without a name a server is called as its host and \
+             port. The credential of each, an API key of that server, comes from the variable `REMOTE_NAME_KEY` (its name in \
+             capitals, `_` for what is neither letter nor digit: `REMOTE_EDGE_KEY`) or from the file:\n\n```toml\n[[server]]\n\
+             name = \"edge\"\nurl = \"https://sandbox.example.org\"\nkey = \"csb_…\"\n```\n\nWhat they are for: \
+             [remote](../guides/remote.md).\n",
         );
         text
     }

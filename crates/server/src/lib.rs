@@ -13,6 +13,7 @@ pub mod keys;
 pub mod logging;
 mod metrics;
 mod reconcile;
+mod remote;
 
 pub use app::AppError;
 pub use config::{Config, ConfigError, Sources};
@@ -62,6 +63,9 @@ pub enum ServeError {
     /// The sandboxes of this host cannot be managed.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// No client for another server can be set up.
+    #[error("cannot set up the client of other servers")]
+    Remote(#[from] reqwest::Error),
     /// What runs could not be compared with what should.
     #[error("cannot take over what runs: {0}")]
     Reconcile(AppError),
@@ -165,7 +169,9 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
             allow: config.local_allow.clone(),
             idle: config.local_idle,
             most_awake: config.local_max_awake,
+            quota: config.workspace_quota,
         }),
+        pressure: Some(config.pressure),
     })
     .await?;
     let db = Db::open(&config.database).await?;
@@ -176,13 +182,15 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let auth = Authenticator::new(Jwt::new(secret.reveal().as_bytes(), config.token_ttl), db.clone());
     let new_admin_key = first_admin_key(&config, &db).await?;
 
-    let app = App::new(config, db, node, auth);
+    let remotes = remote::Remotes::new(&config)?;
+    let app = App::new(config, db, node, remotes, auth);
     let found = reconcile::at_start(&app).await.map_err(ServeError::Reconcile)?;
     if found != reconcile::Found::default() {
         tracing::info!(?found, "took over what runs");
     }
     let served = tokio::spawn(http::serve(listeners, http::router(app.clone()), app.clone()));
     let reconciled = tokio::spawn(reconcile::run(app.clone()));
+    tokio::spawn(app::clean_on_schedule(app.clone()));
     Ok(Running { local_addrs, new_admin_key, found, app, served, reconciled })
 }
 

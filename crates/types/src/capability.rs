@@ -15,11 +15,13 @@ pub enum Capability {
     Adopt,
     /// Writes that go to the host's disk, so that it can hold more than its memory.
     Disk,
+    /// A limit of the bytes and files that it may write, and a count of them.
+    DiskLimit,
 }
 
 impl Capability {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Pause, Self::LiveLimits, Self::Pty, Self::Adopt, Self::Disk];
+    pub const ALL: [Self; 6] = [Self::Pause, Self::LiveLimits, Self::Pty, Self::Adopt, Self::Disk, Self::DiskLimit];
 
     /// As the API spells it.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Capability {
             Self::Pty => "pty",
             Self::Adopt => "adopt",
             Self::Disk => "disk",
+            Self::DiskLimit => "disk_limit",
         }
     }
 }
@@ -57,7 +60,10 @@ impl Kind {
             Self::Local => (
                 "a directory of the host that file operations cannot leave; commands run as in `process` and see nothing \
                  else of the host's data",
-                &[(Capability::Disk, "what it writes goes to its directory")],
+                &[(
+                    Capability::DiskLimit,
+                    "what it writes goes to a directory of the host, as far as the host's disk reaches",
+                )],
             ),
             Self::Vfs => (
                 "as `process`, with every file and all output in memory",

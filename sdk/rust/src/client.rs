@@ -6,8 +6,8 @@ use crate::{
     transport::{IDEMPOTENCY_KEY, Repeat, TRIES, Transport},
 };
 use csb_api::{
-    Items, KeyRequest, KeySecretView, KeyView, LanguageView, Page, PoolView, SandboxRequest, SandboxView,
-    SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
+    CleanRequest, CleanView, Items, KeyRequest, KeySecretView, KeyView, KindView, LanguageView, Page, PoolView,
+    SandboxRequest, SandboxView, SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
 };
 use reqwest::{
     Method,
@@ -235,6 +235,12 @@ impl Client {
         Ok(page.items)
     }
 
+    /// How sandboxes can be isolated, and which kinds this server has.
+    pub async fn kinds(&self) -> Result<Vec<KindView>, Error> {
+        let page: Items<KindView> = self.transport.get("list kinds", "/api/v1/kinds", &()).await?;
+        Ok(page.items)
+    }
+
     /// Languages `run_code` knows.
     pub async fn languages(&self) -> Result<Vec<LanguageView>, Error> {
         let page: Items<LanguageView> = self.transport.get("list languages", "/api/v1/languages", &()).await?;
@@ -244,6 +250,11 @@ impl Client {
     /// The pool, the number of sandboxes and the warden.
     pub async fn stats(&self) -> Result<PoolView, Error> {
         self.transport.get("read the server's figures", "/api/v1/sandbox/stats", &()).await
+    }
+
+    /// Removes directories of `local` sandboxes that nobody has used for long (admin).
+    pub async fn clean_workspaces(&self, request: &CleanRequest) -> Result<CleanView, Error> {
+        self.transport.post("clean workspaces", Repeat::UnlessSeen, "/api/v1/workspaces/clean", request).await
     }
 
     /// Makes an API key (admin). The key itself is shown only now.

@@ -200,7 +200,10 @@ impl App {
         request: SandboxRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SandboxView>, AppError> {
-        let spec = self.with_template(request.to_spec()?);
+        let spec = self.with_template(request.to_spec(self.config.kind)?);
+        if spec.kind == Kind::Remote {
+            return self.create_remote(who, request, &spec.options.endpoints, idem).await;
+        }
         let lifetime = self.lifetime(request.timeout)?;
         let claimed = match self.turn(who, idem).await? {
             Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
@@ -224,7 +227,7 @@ impl App {
 
     /// A part of the list of the caller's sandboxes (an admin's: of all).
     pub async fn list_sandboxes(
-        &self,
+        self: &Arc<Self>,
         who: &Identity,
         state: Option<SandboxState>,
         after: Option<After>,
@@ -238,9 +241,14 @@ impl App {
         // A row without a sandbox has ended this moment; its watcher is about to say so.
         let found = rows.iter().filter_map(|r| {
             let id: SandboxId = r.id.parse().ok()?;
+            if let Some(far) = self.remotes.known.get(&id) {
+                return Some(far.seen());
+            }
             Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? }.view().ok()
         });
-        Ok(Page { items: found.collect(), next_cursor })
+        let page = Page { items: found.collect(), next_cursor };
+        self.refresh_later();
+        Ok(page)
     }
 
     /// Freezes every process.
@@ -303,6 +311,9 @@ impl App {
     /// Releases by id; a second time is not an error for its owner.
     pub async fn release_by_id(self: &Arc<Self>, who: &Identity, id: &str) -> Result<ReleaseView, AppError> {
         let view = ReleaseView { sandbox_id: id.to_owned(), released: true };
+        if let Some(mine) = self.remote_sandbox(who, id)? {
+            return self.release_remote(mine).await.map(|()| view);
+        }
         match self.sandbox(who, id) {
             Ok(mine) => self.release(mine.sandbox).await.map(|()| view),
             Err(missing) => match self.db.sandbox_owner(id).await? {
