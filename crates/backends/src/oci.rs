@@ -311,6 +311,10 @@ impl Backend for Oci {
         Kind::Oci
     }
 
+    fn missing(&self) -> Option<String> {
+        self.shared.runtime(None).err().map(|error| error.to_string())
+    }
+
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {
         Box::pin(self.shared.create(id, spec))
     }

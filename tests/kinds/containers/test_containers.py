@@ -352,6 +352,8 @@ def test_an_engine_that_is_not_there_is_said(host: str) -> None:
         answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "docker"}})
         assert answer.status_code == (503 if host.startswith("unix") else 501), answer.text
         assert host in answer.json()["error"]["message"]
+        listed = {one["name"]: one for one in user("GET", "/kinds").json()["items"]}
+        assert host.removeprefix("unix://") in listed["docker"]["why_not"] and not listed["docker"]["available"]
         assert user.run(user.create(), "echo others run")["stdout"] == "others run\n"
     finally:
         user.close()
