@@ -332,6 +332,10 @@ impl Backend for Docker {
         Kind::Docker
     }
 
+    fn missing(&self) -> Option<String> {
+        self.shared.engine.missing()
+    }
+
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {
         Box::pin(self.shared.create(id, spec))
     }

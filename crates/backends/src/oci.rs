@@ -24,6 +24,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
+    path::Path,
     sync::Arc,
 };
 
@@ -114,6 +115,17 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
         rustix::fs::chownat(rustix::fs::CWD, proc_path(&made), uid, gid, AtFlags::empty())?;
     }
     Ok(())
+}
+
+/// Removes a control group from every hierarchy. A runtime leaves those that it uses for nothing, such as the unified one of a
+/// host with both versions.
+fn remove_groups(group: &Path) {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([top.to_owned()]) {
+        // Refused while there is a process in it, and where it never was.
+        let _ = rustix::fs::rmdir(hierarchy.join(group));
+    }
 }
 
 /// A name of what a descriptor is open on, for calls that take no `O_PATH` descriptor.
@@ -208,8 +220,13 @@ impl Shared {
             // A container that is gone already is one that `--force` does not complain of.
             runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
         }
-        let guests = self.guests.clone();
+        let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
+        let group = groups.join(id.as_str());
         aside(move || {
+            remove_groups(&group);
+            if guests.is_private() {
+                remove_groups(&groups);
+            }
             let removed = place.remove().map_err(failed("remove the container's directory"));
             if guests.is_private() {
                 guests.tidy();
@@ -292,6 +309,10 @@ impl Keeper for Oci {
 impl Backend for Oci {
     fn kind(&self) -> Kind {
         Kind::Oci
+    }
+
+    fn missing(&self) -> Option<String> {
+        self.shared.runtime(None).err().map(|error| error.to_string())
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -305,6 +305,11 @@ impl Node {
         }
     }
 
+    /// What is plainly missing for a kind that something else than the warden builds.
+    pub fn missing(&self, kind: Kind) -> Option<String> {
+        self.inner.backend(kind)?.missing()
+    }
+
     /// A sandbox that was handed out and is not gone, whether a process of it is there or not.
     pub fn find(&self, id: &SandboxId) -> Option<Sandbox> {
         match &self.inner.locals {

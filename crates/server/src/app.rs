@@ -196,7 +196,7 @@ impl App {
     /// Every kind, and why this server lacks it.
     pub fn kinds(&self) -> Vec<KindView> {
         let why_not = |kind| match self.node.check_kind(kind) {
-            Ok(()) => None,
+            Ok(()) => self.node.missing(kind),
             Err(CreateError::Unsupported { what }) => Some(what),
             Err(error) => Some(error.to_string()),
         };
