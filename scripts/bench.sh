@@ -44,7 +44,9 @@ rest=$(measure rest --n "$((rounds * 5))")
 exec_others=$(measure compare-exec --n "$rounds")
 release=$(measure release --n "$rounds")
 burst=$(measure burst --n "$rounds")
+burst_ready=$(measure burst --n "$rounds" --pool "$rounds")
 density=$(measure density --n "$((rounds * 2))")
+capacity=$(measure capacity --n "$((rounds * 50))")
 syscall=$(measure syscall)
 
 table=$(
@@ -71,6 +73,7 @@ table=$(
     jq -r "$row" <<<"$claim" | sed 's/| claim |/| claim: create, claimed from the pool, to first output |/'
     jq -r "$row" <<<"$release"
     jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
+    jq -r "$row" <<<"$burst_ready" | sed "s/| burst |/| the same with as many in the pool |/"
     echo
     echo "| one system call, nanoseconds | outside | inside | added |"
     echo "| --- | --- | --- | --- |"
@@ -78,6 +81,7 @@ table=$(
     echo
     echo "Sustained, $(jq .live <<<"$sustained") others live: $(jq .per_second <<<"$sustained") sandboxes a second made, used and released."
     echo "$(jq .live <<<"$density") sandboxes live at once, each of which had run code: $(jq .kib_each <<<"$density") KiB of host memory each."
+    echo "As many of them fit, the server included (at most $(jq .n <<<"$capacity") were made): $(jq -r '[.budgets[] | "\(.gib) GiB: \(if .full then "" else "at least " end)\(.sandboxes)"] | join("; ")' <<<"$capacity")."
 )
 echo "$table"
 if [ ! -e "$page" ]; then

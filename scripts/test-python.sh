@@ -19,7 +19,7 @@ agents=$target/python/venv-deepagents-${DEEPAGENTS:-pinned}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
 # Debian packages by what they are for; those that are missing are installed when we may.
-packages=(python3-venv curl jq iproute2)
+packages=(python3-venv curl jq iproute2 busybox-static)
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # CPython's own tests; what the POSIX test suite is unpacked, patched and built with.
 packages+=("libpython$version-testsuite" dpkg-dev patch gcc libc6-dev make git sqlite3 tar)
@@ -72,14 +72,14 @@ echo "== Python SDK: ruff, mypy"
 # There all of it can be looked at, its backends for deepagents included; with the newest, only what is promised is asked.
 [ "${DEEPAGENTS:-pinned}" = newest ] || (cd sdk/python && "$agents/bin/mypy")
 
-suites=(tests/e2e tests/api tests/real)
+suites=(tests/e2e tests/api tests/kinds tests/real)
 if [ -z "${CSB_BIN:-}" ]; then
     cargo build --quiet -p csb
     export CSB_BIN=$target/debug/csb
 fi
 asked=
 for argument in "$@"; do
-    if [ -e "${argument%%::*}" ]; then asked=1 && suites=("${@}") && set --; fi
+    if [ -e "${argument%%::*}" ]; then asked=1 suites=("$@") && set -- && break; fi
 done
 
 # deepagents ARGUMENTS...: what pytest says of the backends.

@@ -6,7 +6,7 @@ use csb_api::{
     ReleaseRequest, RunCodeRequest, SandboxRequest, SessionExecuteRequest, SessionRequest, SignalRequest, StdinRequest,
     TokenRequest, WsClient, ws_frame, ws_unframe,
 };
-use csb_types::Limits;
+use csb_types::{Kind, Limits};
 use serde::de::DeserializeOwned;
 
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -17,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((kind, bytes)) = data.split_first() else { return };
     match kind % 16 {
         0 => {
-            if let Some(spec) = parsed::<SandboxRequest>(bytes).and_then(|request| request.to_spec().ok())
+            if let Some(spec) = parsed::<SandboxRequest>(bytes).and_then(|request| request.to_spec(Kind::default()).ok())
                 && spec.check().is_ok()
             {
                 assert_eq!(spec.limits.check(), Ok(()));
@@ -31,8 +31,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         2 => drop(parsed::<ExecuteRequest>(bytes).map(ExecuteRequest::split)),
         3 => drop(parsed::<SessionExecuteRequest>(bytes).map(SessionExecuteRequest::split)),
         4 => {
-            if let Some(Ok(request)) = parsed::<SessionRequest>(bytes).map(|request| request.sandbox_request()) {
-                let _ = request.to_spec().map(|spec| spec.check());
+            if let Some(Ok(request)) = parsed::<SessionRequest>(bytes).map(|request| request.sandbox_request(Kind::default())) {
+                let _ = request.to_spec(Kind::default()).map(|spec| spec.check());
             }
         }
         5 => {

@@ -108,8 +108,10 @@ def test_what_a_server_lacks_is_an_error_with_a_hint(server: Server) -> None:
         with pytest.raises(Unsupported, match="docker") as refused:
             backend.execute("true")
         assert "kind=" in str(refused.value.hint)
-    with pytest.raises(Unsupported), make(server, kind="vfs"):
+    with pytest.raises(Unsupported), make(server, kind="microvm"):
         pass
+    with make(server, kind="vfs") as backend:
+        assert backend.start().kind == "vfs" and backend.execute("echo hi").output == "hi\n"
     with pytest.raises(ValueError, match="do not agree"):
         make(server, kind="vfs", sandbox={"kind": "process"})
 

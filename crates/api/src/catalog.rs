@@ -1,6 +1,9 @@
 //! What the server has: health, templates, languages, the pool; and the shape of lists.
 
+use crate::KindName;
+use csb_types::{Capability, Kind};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -47,6 +50,66 @@ pub struct TemplateView {
     /// When it was added; null for what is built in.
     #[serde(with = "crate::rfc3339::option", default)]
     pub created_at: Option<OffsetDateTime>,
+}
+
+/// A way to isolate sandboxes: what `sandbox.kind` of a request may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KindView {
+    /// Name for `kind`.
+    pub name: KindName,
+    /// Whether this server can make such sandboxes.
+    pub available: bool,
+    /// Why not; null where it can.
+    pub why_not: Option<String>,
+    /// What stands between a sandbox and the host, and between sandboxes.
+    pub isolation: String,
+    /// What its sandboxes can do besides commands, files and limits.
+    pub capabilities: CapabilitiesView,
+    /// What they cannot, by the name of the capability, with the reason. It is answered with `unsupported`.
+    pub cannot: BTreeMap<String, String>,
+    /// Options that this kind has.
+    pub options: Vec<String>,
+}
+
+/// What not every kind of sandbox can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CapabilitiesView {
+    /// Freeze and thaw.
+    pub pause: bool,
+    /// Change limits of a living one.
+    pub live_limits: bool,
+    /// Terminals.
+    pub pty: bool,
+    /// Go on when the server ends, and be found again by the next one.
+    pub adopt: bool,
+    /// Writes that go to the host's disk.
+    pub disk: bool,
+    /// A limit of the bytes and files that it may write, and a count of them.
+    pub disk_limit: bool,
+}
+
+impl KindView {
+    /// What is declared of a kind, and why this server has none of it.
+    pub fn new(kind: Kind, why_not: Option<String>) -> Self {
+        let declaration = kind.declaration();
+        let can = |capability| kind.lacks(capability).is_none();
+        Self {
+            name: kind.into(),
+            available: why_not.is_none(),
+            why_not,
+            isolation: declaration.isolation.into(),
+            capabilities: CapabilitiesView {
+                pause: can(Capability::Pause),
+                live_limits: can(Capability::LiveLimits),
+                pty: can(Capability::Pty),
+                adopt: can(Capability::Adopt),
+                disk: can(Capability::Disk),
+                disk_limit: can(Capability::DiskLimit),
+            },
+            cannot: declaration.cannot.iter().map(|(lacking, why)| (lacking.name().into(), (*why).into())).collect(),
+            options: kind.options().map(Into::into).collect(),
+        }
+    }
 }
 
 /// A language of `run-code` and `execute`.

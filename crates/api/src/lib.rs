@@ -16,7 +16,8 @@ mod workspace;
 
 pub use auth::{KeyRequest, KeySecretView, KeyView, Role, TokenRequest, TokenView};
 pub use catalog::{
-    HealthView, Items, LanguageView, Page, PoolStatsView, PoolView, SandboxCounts, TemplateView, WardenView,
+    CapabilitiesView, HealthView, Items, KindView, LanguageView, Page, PoolStatsView, PoolView, SandboxCounts,
+    TemplateView, WardenView,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail, Invalid};
 pub use exec::{

@@ -1,7 +1,9 @@
 //! Sandboxes: what is asked, and how they look.
 
 use crate::{Bytes, Cpus, ErrorCode, Invalid, Seconds};
-use csb_types::{IoLimits, Kind, KindOptions, Limits, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage};
+use csb_types::{
+    Capability, IoLimits, Kind, KindOptions, Limits, Net, Phase, SandboxSpec, SpecError, StartedBy, Upper, Usage,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -93,7 +95,7 @@ pub struct SandboxKindRequest {
     /// `docker`: the container's network; default `none`.
     #[serde(default, rename = "networkMode", alias = "network_mode", skip_serializing_if = "Option::is_none")]
     pub network_mode: Option<String>,
-    /// `oci`: `runc`, `crun` or `runsc`.
+    /// `oci`: `runc` or `crun`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// `remote`: base address of a server, or several, tried in this order.
@@ -228,6 +230,11 @@ impl IoRequest {
 }
 
 impl ResourcesRequest {
+    /// Whether it says how much may be written.
+    pub fn limits_disk(&self) -> bool {
+        self.disk.is_some() || self.inodes.is_some()
+    }
+
     /// `base` with what is given put over it, checked.
     pub fn over(&self, base: &Limits) -> Result<Limits, Invalid> {
         let limits = Limits {
@@ -340,11 +347,11 @@ pub struct SandboxRequest {
 }
 
 impl SandboxRequest {
-    /// The spec of the engine, checked. `timeout` is the caller's business.
-    pub fn to_spec(&self) -> Result<SandboxSpec, Invalid> {
+    /// The spec of the engine, checked; `usual` is the kind where none is named. `timeout` is the caller's business.
+    pub fn to_spec(&self, usual: Kind) -> Result<SandboxSpec, Invalid> {
         let unsupported = |what: String| Invalid { code: ErrorCode::Unsupported, message: what };
         let asked = self.sandbox.clone().unwrap_or_default();
-        let (kind, options) = asked.to_kind(Kind::default())?;
+        let (kind, options) = asked.to_kind(usual)?;
         let net = match self.network.unwrap_or_default() {
             NetworkName::None => Net::None,
             NetworkName::Allowlist | NetworkName::Full => {
@@ -354,6 +361,9 @@ impl SandboxRequest {
         let mut resources = self.resources.unwrap_or_default();
         resources.memory = resources.memory.or(asked.memory);
         resources.cpu = resources.cpu.or(asked.cpu);
+        if let (true, Some(why)) = (resources.limits_disk(), kind.lacks(Capability::DiskLimit)) {
+            return Err(unsupported(format!("a sandbox of kind `{}` has no limit of its disk: {why}", kind.name())));
+        }
         let mut limits = resources.over(&Limits::default())?;
         if resources.disk.is_none() && self.storage != Some(StorageName::Disk) {
             // Less memory alone is no wish for a file system on disk, which takes far longer to make.
@@ -562,7 +572,7 @@ mod tests {
 
     fn spec(json: &str) -> Result<SandboxSpec, String> {
         let request: SandboxRequest = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        request.to_spec().map_err(|e| format!("{}: {}", e.code.as_str(), e.message))
+        request.to_spec(Kind::default()).map_err(|e| format!("{}: {}", e.code.as_str(), e.message))
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Sessions: what a user keeps while sandboxes come and go.
 
 use crate::{Invalid, ResourcesRequest, ResourcesView, SandboxKindRequest, SandboxRequest, Seconds};
+use csb_types::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -32,9 +33,10 @@ pub struct SessionRequest {
 }
 
 impl SessionRequest {
-    /// The request for the session's sandbox, without a lifetime: the session has it.
-    pub fn sandbox_request(&self) -> Result<SandboxRequest, Invalid> {
-        let request = SandboxRequest {
+    /// The request for the session's sandbox, without a lifetime: the session has it. Its kind is decided, so that it stays
+    /// when the server's usual one changes.
+    pub fn sandbox_request(&self, usual: Kind) -> Result<SandboxRequest, Invalid> {
+        let mut request = SandboxRequest {
             template: self.template_id.clone(),
             sandbox: self.sandbox.clone(),
             resources: self.resources,
@@ -43,7 +45,8 @@ impl SessionRequest {
             ..SandboxRequest::default()
         };
         crate::sandbox::check_name("template_id", self.template_id.as_deref())?;
-        request.to_spec()?;
+        let spec = request.to_spec(usual)?;
+        request.sandbox.get_or_insert_default().kind = Some(spec.kind.into());
         Ok(request)
     }
 }

@@ -27,6 +27,14 @@ pub enum BackendError {
         /// What to do about it.
         hint: String,
     },
+    /// The host has no room for one more.
+    #[error("this host has no room for another sandbox: {limit}")]
+    NoRoom {
+        /// Which limit is reached.
+        limit: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A step failed; nothing of the sandbox is left.
     #[error("{step}: {message}")]
     Failed {
@@ -35,19 +43,6 @@ pub enum BackendError {
         /// The words of whoever refused it.
         message: String,
     },
-}
-
-/// What sandboxes of a kind can do besides running commands and holding files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Freeze and thaw.
-    pub pause: bool,
-    /// Change limits of a living one.
-    pub live_limits: bool,
-    /// Terminals.
-    pub pty: bool,
-    /// Survive the server's end.
-    pub adopt: bool,
 }
 
 /// A sandbox that was found running.
@@ -64,13 +59,10 @@ pub struct Held {
 /// What a backend does, while it does it.
 pub type Building<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
-/// A kind: see the crate.
+/// A kind: see the crate. What its sandboxes cannot do is said by [`Kind::declaration`], and not asked of it.
 pub trait Backend: Keeper {
     /// Which.
     fn kind(&self) -> Kind;
-
-    /// What its sandboxes can do.
-    fn capabilities(&self) -> Capabilities;
 
     /// Builds one. Its init still has to say that it is ready. On an error, and where the future is dropped, nothing is left of it.
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn>;

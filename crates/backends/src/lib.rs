@@ -5,5 +5,13 @@
 //! Knows nothing of users, of HTTP or of pools.
 
 mod backend;
+pub mod disk;
+mod docker;
+mod guests;
+mod oci;
+mod program;
 
-pub use backend::{Backend, BackendError, Capabilities, Held};
+pub use backend::{Backend, BackendError, Held};
+pub use docker::{Docker, DockerSettings};
+pub use guests::Guests;
+pub use oci::Oci;

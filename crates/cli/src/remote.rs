@@ -12,7 +12,7 @@ mod workspaces;
 
 pub use copy::{CopyArgs, cp};
 pub use create::{CreateArgs, create};
-pub use exec::{ExecArgs, RunCodeArgs, exec, run_code};
+pub use exec::{ExecArgs, RunCodeArgs, attached, exec, run_code};
 pub use keys::{KeyCommand, key};
 pub use list::{PsArgs, ps, show};
 pub use logs::{LogsArgs, logs};

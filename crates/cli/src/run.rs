@@ -1,9 +1,10 @@
-//! `csb run`: one sandbox of this process's own, without any server.
+//! `csb run`: one sandbox of this process's own, without any server unless `--kind remote` asks for one of a server's.
 //!
 //! The warden is forked before anything makes a thread; what this process does before the command's first output is what a
 //! user waits for, so nothing here starts a thread pool, a logger or an HTTP client.
 
 mod args;
+mod elsewhere;
 mod relay;
 
 pub use args::RunArgs;
@@ -14,6 +15,7 @@ use crate::{
 };
 use args::Plan;
 use csb_api::ExecResultView;
+use csb_backends::{Backend, Docker, DockerSettings, Guests, Oci};
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
 use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
@@ -28,6 +30,9 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     let raw: Vec<_> = std::env::args_os().collect();
     let dashed = args.dashed(&raw);
     let mut plan = Plan::read(args, dashed, json)?;
+    if let Some(far) = plan.far() {
+        return elsewhere::main(far, json);
+    }
     make_data_dir(&plan.data_dir)?;
     if let Some(path) = &plan.template_path {
         plan.sandbox.template = import(&plan.data_dir, path)?;
@@ -51,7 +56,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             pool: PoolConfig::default(),
             default_template: "host".into(),
             aliases: Default::default(),
-            backends: vec![],
+            backends: backends(&plan)?,
             workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
             pressure: None,
         };
@@ -65,6 +70,26 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     // The warden is our only child and ends with its connection: nothing is left once it has gone, not even a zombie.
     let _ = rustix::process::wait(rustix::process::WaitOptions::empty());
     result.map_err(|failure| if failure.code() == exit::FAILED { failure.exit(exit::NO_COMMAND) } else { failure })
+}
+
+/// What builds a kind that the warden does not.
+fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
+    if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci) {
+        return Ok(vec![]);
+    }
+    let guests = Guests::private(&plan.data_dir)
+        .map_err(|error| Failure::because("cannot keep a container's files", &error).exit(exit::NO_COMMAND))?;
+    let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let settings = DockerSettings {
+        host: text("DOCKER_HOST"),
+        image: text("DOCKER_IMAGE"),
+        // Whoever runs this may use the engine as they like.
+        networks: plan.sandbox.options.network_mode.iter().cloned().collect(),
+    };
+    Ok(match plan.sandbox.kind {
+        Kind::Oci => vec![Arc::new(Oci::new(guests))],
+        _ => vec![Arc::new(Docker::new(guests, settings))],
+    })
 }
 
 /// The name of the template that a directory or tar file is imported as, unless that was done before.

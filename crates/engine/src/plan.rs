@@ -1,6 +1,6 @@
 //! From what a user asks to what init is told: defaults filled in, environments merged. Pure.
 
-use csb_types::{Command, ExecId, ExecSpec, SandboxSpec, WORKSPACE};
+use csb_types::{Command, ExecId, ExecSpec, Kind, SandboxSpec, WORKSPACE};
 use csb_wire::{ExecPlan, Failure};
 use std::collections::BTreeMap;
 
@@ -25,10 +25,18 @@ pub(crate) fn exec_plan(id: ExecId, sandbox: &SandboxSpec, exec: &ExecSpec) -> E
         id,
         argv,
         env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        cwd: exec.cwd.clone().unwrap_or_else(|| WORKSPACE.into()),
+        cwd: exec.cwd.clone().unwrap_or_else(|| home(sandbox).into()),
         user: exec.user.clone(),
         pty: exec.pty,
         stdin: exec.stdin && exec.pty.is_none(),
+    }
+}
+
+/// Where commands start that are not told.
+fn home(sandbox: &SandboxSpec) -> &str {
+    match sandbox.kind {
+        Kind::Docker | Kind::Oci => sandbox.options.work_dir.as_deref().unwrap_or(WORKSPACE),
+        _ => WORKSPACE,
     }
 }
 

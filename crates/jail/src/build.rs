@@ -1,7 +1,7 @@
 //! From a shell to a sandbox that can run commands: its plan's mounts, its root, the door shut behind.
 
 use crate::{
-    Host, Ids, Shell, Step, Tenant, Trees, dev,
+    Host, Ids, Marks, Shell, Step, Tenant, Trees, dev,
     ids::{IDS, USER_ID},
     proc,
     stage::{ROOT, WORK},
@@ -23,6 +23,8 @@ pub struct Built {
     pub tenant: Tenant,
     /// The sandbox's `/proc`.
     pub proc: OwnedFd,
+    /// How commands are marked.
+    pub marks: Marks,
 }
 
 /// Directories the sandbox's user owns, wherever the layers' owners cannot be mapped.
@@ -67,7 +69,7 @@ pub fn build(host: &Host, plan: &JailPlan, ids: Ids, shell: Shell, trees: Trees)
         }
     };
     shut()?;
-    Ok(Built { tenant: Tenant::new(namespace, host, plan), proc: shell.proc })
+    Ok(Built { tenant: Tenant::new(namespace, host, plan), proc: shell.proc, marks: Marks::Namespaces })
 }
 
 /// Mounts what takes the sandbox's writes.

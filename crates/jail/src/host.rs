@@ -27,8 +27,9 @@ pub struct Host {
     pub(crate) narrow_filter: Filter,
     /// On top of either where a sandbox writes to the host's directories.
     pub(crate) no_set_id: Filter,
-    /// Whether RLIMIT_NPROC counts the processes of a user namespace apart from others of the same host user (Linux 5.14).
-    pub(crate) counts_per_namespace: bool,
+    /// Whether RLIMIT_NPROC has to stop a fork bomb, and can: no control group does, and the kernel counts the processes of a user
+    /// namespace apart from others of the same host user (Linux 5.14). It cannot be changed later, as a group's limit can.
+    pub limits_processes: bool,
     /// The warden's own uid and gid.
     pub(crate) ids: (u32, u32),
     /// The warden's network namespace.
@@ -36,8 +37,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at the host and makes what is shared. `run_dir` is the warden's own directory.
-    pub fn prepare(run_dir: &Path) -> Result<Self, Failure> {
+    /// Looks at the host and makes what is shared. `run_dir` is the warden's own directory; `counted` says that control groups
+    /// limit processes.
+    pub fn prepare(run_dir: &Path, counted: bool) -> Result<Self, Failure> {
         let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let mode = if ids.0 == 0 { Mode::Root } else { Mode::Rootless };
         let directory = run_dir.join("stage");
@@ -52,7 +54,7 @@ impl Host {
             filter: Filter::sandbox(),
             narrow_filter: Filter::hardened(),
             no_set_id: Filter::no_set_id(),
-            counts_per_namespace: root || release() >= (5, 14),
+            limits_processes: !counted && (root || release() >= (5, 14)),
             ids,
             net: ns::net_of("self").step("open the network namespace")?,
         })
@@ -61,7 +63,7 @@ impl Host {
 
 impl Host {
     /// As a warden of root prepared it, in another process of its: with what `shared` gave there.
-    pub fn inherited(stage: OwnedFd, net: OwnedFd, idmap: bool) -> Self {
+    pub fn inherited(stage: OwnedFd, net: OwnedFd, (idmap, limits_processes): (bool, bool)) -> Self {
         Self {
             mode: Mode::Root,
             idmap,
@@ -70,7 +72,7 @@ impl Host {
             filter: Filter::sandbox(),
             narrow_filter: Filter::hardened(),
             no_set_id: Filter::no_set_id(),
-            counts_per_namespace: true,
+            limits_processes,
             ids: (0, 0),
             net,
         }

@@ -6,9 +6,11 @@
 //! Knows nothing of servers, frames' transport or the life of sandboxes.
 
 mod build;
+mod contained;
 mod dev;
 mod host;
 mod ids;
+mod mark;
 mod proc;
 mod shell;
 mod stage;
@@ -17,8 +19,10 @@ mod tenant;
 mod trees;
 
 pub use build::{Built, build};
+pub use contained::contained;
 pub use host::Host;
 pub use ids::{IDS, Ids};
+pub use mark::{Mark, Marks};
 pub use shell::Shell;
 pub use step::{Step, failure};
 pub use tenant::{Account, DEFAULT_USER, Tenant, account};

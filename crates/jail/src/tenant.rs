@@ -1,7 +1,7 @@
 //! How a forked child of the init becomes a command of the tenant: identity, no capability, no way back.
 
 use crate::{
-    Host, Step,
+    Host, Mark, Step,
     ids::{LAST_ID, USER_ID},
 };
 use csb_sys::{ns, process, seccomp::Filter};
@@ -31,14 +31,26 @@ const LIMITS: [(Resource, u64); 6] = [
     (Resource::Rtprio, 0),
 ];
 
+/// Whose ids commands have.
+#[derive(Debug)]
+enum Realm {
+    /// Those of a user namespace that each command enters.
+    Namespace { namespace: OwnedFd, mode: Mode },
+    /// Those of the container that another program made. Nothing of a command's rights but its uid is left.
+    Container {
+        /// `NAME=value` each, of the container's image.
+        env: Vec<String>,
+    },
+}
+
 /// What commands of one sandbox become.
 #[derive(Debug)]
 pub struct Tenant {
-    namespace: OwnedFd,
-    mode: Mode,
+    realm: Realm,
     filters: Vec<Filter>,
     nofile: u32,
-    /// Most processes of one user; none where the kernel would count those of other sandboxes with them.
+    /// Most processes of one user; none where a control group limits all together, or the kernel would count those of other
+    /// sandboxes with them.
     nproc: Option<u32>,
 }
 
@@ -64,37 +76,69 @@ impl Tenant {
         if plan.volumes.iter().any(|volume| !volume.read_only) {
             filters.push(host.no_set_id.clone());
         }
-        // More than the cgroup allows, which tells when it refuses; this limit is for where there is no cgroup.
-        let nproc = host.counts_per_namespace.then_some(plan.limits.pids.saturating_add(2));
-        Self { namespace, mode: host.mode, filters, nofile: plan.limits.nofile, nproc }
+        let nproc = host.limits_processes.then_some(plan.limits.pids.saturating_add(2));
+        Self { realm: Realm::Namespace { namespace, mode: host.mode }, filters, nofile: plan.limits.nofile, nproc }
     }
 
-    /// The user namespace commands enter.
-    pub fn as_raw_fd(&self) -> RawFd {
-        self.namespace.as_raw_fd()
+    /// Of a container. The kernel counts a uid's processes there together with those of every other container.
+    pub(crate) fn contained(nofile: u32, env: Vec<String>) -> Self {
+        Self { realm: Realm::Container { env }, filters: vec![Filter::sandbox()], nofile, nproc: None }
+    }
+
+    /// The user namespace commands enter, if they do.
+    pub fn as_raw_fd(&self) -> Option<RawFd> {
+        match &self.realm {
+            Realm::Namespace { namespace, .. } => Some(namespace.as_raw_fd()),
+            Realm::Container { .. } => None,
+        }
+    }
+
+    /// What commands find in their environment unless they are told otherwise, `NAME=value` each.
+    pub fn env(&self) -> &[String] {
+        match &self.realm {
+            Realm::Namespace { .. } => &[],
+            Realm::Container { env } => env,
+        }
+    }
+
+    /// In a process of ours that belongs to no command: it shall not have the mark of one.
+    pub fn stand_apart(&self) -> Result<(), Failure> {
+        match self.realm {
+            Realm::Namespace { .. } => ns::unshare(process::CLONE_NEWCGROUP).step("confine"),
+            // Its mark is a group, and it is given none.
+            Realm::Container { .. } => Ok(()),
+        }
+    }
+
+    fn is_rootless(&self) -> bool {
+        matches!(self.realm, Realm::Namespace { mode: Mode::Rootless, .. })
     }
 
     /// Gives up everything. `user` is looked up only when the host's rights are gone: `/etc/passwd` is the tenant's to write.
     /// The error's `step` is `user` or `confine`.
-    pub fn become_user(&self, user: Option<&str>) -> Result<Account, Failure> {
+    pub fn become_user(&self, user: Option<&str>, mark: Option<Mark>) -> Result<Account, Failure> {
         // The OOM killer takes commands before the init.
         self.expendable().step("confine")?;
         process::limit(Resource::Nofile, self.nofile.into()).step("confine")?;
         if let Some(nproc) = self.nproc {
-            // The cgroup limits all together; without cgroups this is what stops a fork bomb.
+            // Without cgroups this is what stops a fork bomb.
             process::limit(Resource::Nproc, nproc.into()).step("confine")?;
         }
         for (resource, most) in LIMITS {
             process::limit(resource, most).step("confine")?;
         }
-        ns::enter_user(&self.namespace).step("confine")?;
+        if let Realm::Namespace { namespace, .. } = &self.realm {
+            ns::enter_user(namespace).step("confine")?;
+        }
         let account = account(user.unwrap_or(DEFAULT_USER), read_passwd).step("user")?;
-        if self.mode == Mode::Rootless && account.uid != USER_ID {
+        if self.is_rootless() && account.uid != USER_ID {
             let error = io::Error::new(io::ErrorKind::Unsupported, "a rootless sandbox has one user, `user`");
             return Err(crate::failure("user", &error));
         }
         process::lock_securebits().step("confine")?;
-        process::become_user(account.uid, account.gid, self.mode == Mode::Root).step("user")?;
+        let groups = mark.and_then(Mark::group);
+        process::become_user(account.uid, account.gid, (!self.is_rootless()).then_some(groups.as_slice()))
+            .step("user")?;
         process::drop_bounding_set().step("confine")?;
         process::keep_capabilities(&[]).step("confine")?;
         process::set_no_new_privs().step("confine")?;
@@ -103,7 +147,7 @@ impl Tenant {
 
     fn expendable(&self) -> io::Result<()> {
         // Of a process that is not dumpable even its own `/proc` files belong to the host's root.
-        if self.mode == Mode::Rootless {
+        if self.is_rootless() {
             process::set_dumpable()?;
         }
         std::fs::write("/proc/self/oom_score_adj", "500")?;

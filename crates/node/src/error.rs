@@ -168,6 +168,7 @@ impl From<BackendError> for CreateError {
             BackendError::Unsupported(what) => Self::Unsupported { what },
             BackendError::NotFound { what, hint } => Self::Missing { what, hint },
             BackendError::Unavailable { what, hint } => Self::Unavailable { what, hint },
+            BackendError::NoRoom { limit, hint } => Self::Capacity { limit, hint },
             BackendError::Failed { step, message } => Self::Jail { step, message },
         }
     }

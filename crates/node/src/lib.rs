@@ -3,7 +3,6 @@
 
 mod clean;
 mod config;
-mod disk;
 mod error;
 mod hardened;
 mod ledger;

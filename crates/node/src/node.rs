@@ -2,7 +2,7 @@
 
 use crate::{
     Cleaning, CreateError, MemoryStats, NodeConfig, NodeError, PoolStats, PressureConfig, Sandbox, TemplateInfo,
-    TemplateSource, WakeError, WardenInfo, WardenSource, clean, disk, hardened,
+    TemplateSource, WakeError, WardenInfo, WardenSource, clean, hardened,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
     memory,
@@ -10,7 +10,7 @@ use crate::{
     pool::{Fit, Policy, fit},
     pressure, supervise, workspace,
 };
-use csb_backends::Backend;
+use csb_backends::{Backend, disk};
 use csb_engine::{
     Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
     warden::{Link, WardenError},
@@ -420,7 +420,11 @@ impl Node {
         }
         let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
         for handle in &handles {
-            handle.lost();
+            match self.inner.backend(handle.spec().kind) {
+                // Not the warden's, so still there.
+                Some(_) => self.inner.abandon(handle.clone()),
+                None => handle.lost(),
+            }
         }
         let all_gone = async {
             for handle in &handles {
@@ -498,10 +502,9 @@ impl Inner {
         self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
-    /// Whether a sandbox was taken from the pool less than `quiet` ago, and the pool can wait to have another.
+    /// Whether a sandbox was taken from the pool less than `quiet` ago.
     pub(crate) fn has_just_claimed(&self, quiet: Duration) -> bool {
-        let state = self.state();
-        state.claimed_at.is_some_and(|at| at.elapsed() < quiet) && state.policy.is_half_full(state.ready.len() as u32)
+        self.state().claimed_at.is_some_and(|at| at.elapsed() < quiet)
     }
 
     /// Whether somebody waits for a sandbox to be built.

@@ -1,6 +1,6 @@
 //! From a spec and a template to what the warden builds. Pure.
 
-use crate::disk::Image;
+use csb_backends::disk::Image;
 use csb_image::{Private, Template};
 use csb_types::{SandboxId, SandboxSpec, Volume};
 use csb_wire::{Bind, JailPlan, UpperPlan};

@@ -47,10 +47,6 @@ impl Policy {
         self.target = (self.target - (self.target - self.min).div_ceil(2)).max(self.min);
     }
 
-    pub(crate) fn is_half_full(&self, ready: u32) -> bool {
-        ready >= self.target.div_ceil(2)
-    }
-
     pub(crate) fn is_on(&self) -> bool {
         self.min > 0
     }

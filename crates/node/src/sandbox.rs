@@ -6,7 +6,7 @@ use crate::{
     node::Inner,
 };
 use csb_engine::{Handle, Meta, OpError};
-use csb_types::{Limits, Phase, SandboxId, Usage};
+use csb_types::{Kind, Limits, Phase, SandboxId, Usage};
 use std::sync::Arc;
 
 /// A sandbox that was handed out. Clones are the same sandbox.
@@ -35,6 +35,14 @@ impl Sandbox {
         match &self.0 {
             Place::Seated(handle) => handle.id(),
             Place::Local { id, .. } => id,
+        }
+    }
+
+    /// How it is isolated.
+    pub fn kind(&self) -> Kind {
+        match &self.0 {
+            Place::Seated(handle) => handle.spec().kind,
+            Place::Local { .. } => Kind::Local,
         }
     }
 

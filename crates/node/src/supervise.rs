@@ -1,13 +1,13 @@
 //! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
 
 use crate::{
-    NodeError, Pressure, WardenInfo, disk,
+    NodeError, Pressure, WardenInfo,
     ledger::SandboxV1,
     memory,
     node::{Inner, lock},
     pool::{Action, Fit, fit},
 };
-use csb_backends::Held;
+use csb_backends::{Held, disk};
 use csb_engine::{
     Handle, Keeper, Seat,
     warden::{Client, Connected, HelloError},
@@ -39,7 +39,7 @@ const REPORT: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(30);
 /// The most a refill is put off because others are building.
 const POLITE: Duration = Duration::from_secs(1);
-/// Whoever took a sandbox out of a pool that is still half full gets the machine for so long.
+/// Whoever took a sandbox out of the pool gets the machine for so long: what is refilled meanwhile, those who wait would pay.
 const QUIET: Duration = Duration::from_millis(10);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -250,6 +250,12 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
         Arc::make_mut(&mut meta.spec).limits = limits;
     }
     let kind = meta.spec.kind;
+    // Stopped for a moment by a server that died in it.
+    let held = frozen && kind == Kind::Local && !entry.paused;
+    let frozen = frozen && !held;
+    if held && let Err(error) = keeper.freeze(&id, false).await {
+        tracing::error!(sandbox = %id, %error, "cannot let a sandbox go on");
+    }
     let seat = Seat {
         id: id.clone(),
         conn,

@@ -8,6 +8,8 @@ mod idempotency;
 mod limits;
 mod owners;
 mod places;
+mod remote;
+mod remote_sessions;
 mod sandboxes;
 mod sessions;
 mod workspaces;
@@ -18,6 +20,8 @@ pub use execs::{exec_view, parse_cursor};
 pub use idempotency::{Idem, Outcome};
 pub use limits::{Limiter, Slot};
 pub use owners::{Owned, Owners};
+pub use remote::{MineFar, is_gone};
+pub use remote_sessions::MineFarSession;
 pub use sessions::session_view;
 pub(crate) use workspaces::run as clean_on_schedule;
 
@@ -26,13 +30,14 @@ use crate::{
     config::Config,
     db::{Db, KeyRow, NewKey},
     metrics::Metrics,
+    remote::Remotes,
 };
 use csb_api::{
-    ErrorCode, KeyRequest, KeySecretView, KeyView, PoolStatsView, PoolView, Role, SandboxCounts, TemplateView,
-    TokenRequest, TokenView, WardenView, time_from_ms,
+    ErrorCode, KeyRequest, KeySecretView, KeyView, KindView, PoolStatsView, PoolView, Role, SandboxCounts,
+    TemplateView, TokenRequest, TokenView, WardenView, time_from_ms,
 };
-use csb_node::{Mode, Node, TemplateSource};
-use csb_types::{Language, Phase};
+use csb_node::{CreateError, Mode, Node, TemplateSource};
+use csb_types::{Kind, Language, Phase};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -48,6 +53,8 @@ pub struct App {
     pub db: Db,
     /// Sandboxes of this host.
     pub node: Arc<Node>,
+    /// Other servers, and what is theirs.
+    pub remotes: Remotes,
     /// Who calls.
     pub auth: Authenticator,
     /// How much a caller may ask.
@@ -60,6 +67,8 @@ pub struct App {
     pub tasks: TaskTracker,
     /// When this server began, ms since 1970.
     started_ms: i64,
+    /// When what is elsewhere was last looked at; held by whoever decides to look.
+    refreshed: tokio::sync::Mutex<Option<std::time::Instant>>,
     owners: Arc<Owners>,
     session_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     probes: Mutex<HashMap<(String, String), Result<(), String>>>,
@@ -69,13 +78,14 @@ pub struct App {
 
 impl App {
     /// With everything it works on.
-    pub fn new(config: Arc<Config>, db: Db, node: Arc<Node>, auth: Authenticator) -> Arc<Self> {
+    pub fn new(config: Arc<Config>, db: Db, node: Arc<Node>, remotes: Remotes, auth: Authenticator) -> Arc<Self> {
         Arc::new(Self {
             limiter: Limiter::new(&config),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             started_ms: crate::db::now_ms(),
+            refreshed: tokio::sync::Mutex::default(),
             owners: Arc::default(),
             session_locks: Mutex::default(),
             probes: Mutex::default(),
@@ -83,6 +93,7 @@ impl App {
             config,
             db,
             node,
+            remotes,
             auth,
         })
     }
@@ -180,6 +191,20 @@ impl App {
                 },
             },
         }
+    }
+
+    /// Every kind, and why this server lacks it.
+    pub fn kinds(&self) -> Vec<KindView> {
+        let why_not = |kind| match self.node.check_kind(kind) {
+            Ok(()) => None,
+            Err(CreateError::Unsupported { what }) => Some(what),
+            Err(error) => Some(error.to_string()),
+        };
+        let why_not = |kind| match kind {
+            Kind::Remote => self.remotes.chosen(&[]).err().map(|error| error.message),
+            kind => why_not(kind),
+        };
+        Kind::ALL.map(|kind| KindView::new(kind, why_not(kind))).into()
     }
 
     /// Templates of this host.

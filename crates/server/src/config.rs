@@ -1,13 +1,16 @@
 //! Owns the server's settings: read once as text (defaults, file, environment, flags), then checked types.
 //! Knows nothing of what the settings are used for.
 
+mod remote;
 mod schedule;
 mod settings;
 
+pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
+use csb_backends::DockerSettings;
 use csb_node::PressureConfig;
-use csb_types::Languages;
+use csb_types::{Kind, Languages};
 use serde::Deserialize;
 use settings::SETTINGS;
 use std::{collections::BTreeMap, fmt, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
@@ -57,6 +60,7 @@ pub struct Config {
     pub pool_max: u32,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
+    pub docker: DockerSettings,
     pub workspaces: PathBuf,
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
@@ -82,6 +86,12 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_filter: String,
     pub languages: Languages,
+    pub kind: Kind,
+    /// Other servers, in the order in which they are tried.
+    pub remotes: Vec<RemoteServer>,
+    pub remote_timeout: Duration,
+    remote_list: Vec<remote::Listed>,
+    remote_file: Option<PathBuf>,
     /// Variables that begin with `CSB_` and are no setting; a misspelt one would otherwise pass unseen.
     pub unknown_env: Vec<String>,
 }
@@ -214,6 +224,7 @@ impl Config {
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
+            docker: DockerSettings::default(),
             workspaces: PathBuf::new(),
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,
@@ -239,6 +250,11 @@ impl Config {
             log_format: LogFormat::Text,
             log_filter: String::new(),
             languages: Languages::builtin(),
+            kind: Kind::default(),
+            remotes: Vec::new(),
+            remote_timeout: Duration::ZERO,
+            remote_list: Vec::new(),
+            remote_file: None,
             unknown_env: Vec::new(),
         }
     }
@@ -304,6 +320,13 @@ impl Config {
                 ));
             }
         }
+        self.remotes = remote::servers(&self.remote_list, self.remote_file.as_deref(), env)?;
+        if self.kind == Kind::Remote && self.remotes.is_empty() {
+            return Err(ConfigError::Together("SANDBOX_KIND is `remote`, but REMOTE_SERVERS names no server".into()));
+        }
+        let used = |name: &str| self.remotes.iter().any(|server| remote::variable(&server.name) == name);
+        let unused = env.iter().map(|(name, _)| name).filter(|name| remote::is_variable(name) && !used(name));
+        self.unknown_env.extend(unused.cloned());
         Ok(self)
     }
 
@@ -322,7 +345,12 @@ impl Config {
             "\n## Tables of the file\n\n`[templates.aliases]` gives other names to templates: `\"python:3.12\" = \"host\"`.\n\n\
              `[[languages]]` replaces the table of languages; each has `name`, `aliases`, `extensions` and `command`, in \
              which `{file}` stands for the code's file:\n\n```toml\n[[languages]]\nname = \"ruby\"\naliases = [\"rb\"]\n\
-             extensions = [\"rb\"]\ncommand = [\"ruby\", \"{file}\"]\n```\n",
+             extensions = [\"rb\"]\ncommand = [\"ruby\", \"{file}\"]\n```\n\n## Other servers\n\n`REMOTE_SERVERS` is a list such as \
+             `edge=https://sandbox.example.org,http://10.0.0.7:8080`; without a name a server is called as its host and \
+             port. The credential of each, an API key of that server, comes from the variable `REMOTE_NAME_KEY` (its name in \
+             capitals, `_` for what is neither letter nor digit: `REMOTE_EDGE_KEY`) or from the file:\n\n```toml\n[[server]]\n\
+             name = \"edge\"\nurl = \"https://sandbox.example.org\"\nkey = \"csb_…\"\n```\n\nWhat they are for: \
+             [remote](../guides/remote.md).\n",
         );
         text
     }

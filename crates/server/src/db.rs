@@ -5,11 +5,13 @@
 
 mod idempotency;
 mod keys;
+mod remotes;
 mod sandboxes;
 mod sessions;
 
 pub use idempotency::{Claim, EXEC_CLAIM, KeyAnswer, Stored};
 pub use keys::{KeyRow, NewKey};
+pub use remotes::{RemoteRow, RemoteSessionRow};
 pub use sandboxes::{NewSandbox, SandboxRow};
 pub use sessions::SessionRow;
 

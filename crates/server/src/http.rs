@@ -2,6 +2,7 @@
 //! Handlers have three moves: read, call `app`, convert.
 
 mod extract;
+mod forward;
 mod listen;
 mod openapi;
 mod respond;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 /// All routes with everything around them.
 pub fn router(app: Arc<App>) -> Router {
     let (open, guarded, doc) = openapi::routes();
+    let guarded = guarded.layer(middleware::from_fn_with_state(app.clone(), forward::forward));
     let guarded = guarded.layer(middleware::from_fn_with_state(app.clone(), respond::authenticate));
     open.merge(guarded)
         .merge(openapi::docs(doc))

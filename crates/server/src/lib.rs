@@ -13,6 +13,7 @@ pub mod keys;
 pub mod logging;
 mod metrics;
 mod reconcile;
+mod remote;
 
 pub use app::AppError;
 pub use config::{Config, ConfigError, Sources};
@@ -21,6 +22,7 @@ pub use http::openapi_json;
 use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
+use csb_backends::{Backend, Docker, Guests, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::SandboxSpec;
 use db::{Db, DbError};
@@ -61,6 +63,9 @@ pub enum ServeError {
     /// The sandboxes of this host cannot be managed.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// No client for another server can be set up.
+    #[error("cannot set up the client of other servers")]
+    Remote(#[from] reqwest::Error),
     /// What runs could not be compared with what should.
     #[error("cannot take over what runs: {0}")]
     Reconcile(AppError),
@@ -117,6 +122,13 @@ impl Running {
     }
 }
 
+/// What builds the kinds that the warden does not. Whether it is there is seen when somebody asks for a sandbox.
+fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
+    let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
+    let guests = Guests::lasting(&config.data_dir).map_err(failed)?;
+    Ok(vec![Arc::new(Docker::new(guests.clone(), config.docker.clone())), Arc::new(Oci::new(guests))])
+}
+
 /// Makes the data directory, for its owner only.
 fn make_data_dir(path: &Path) -> Result<(), ServeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -151,7 +163,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
         pool,
         default_template: config.default_template.clone(),
         aliases: config.aliases.clone(),
-        backends: vec![],
+        backends: backends(&config)?,
         workspaces: Some(WorkspaceConfig {
             dir: config.workspaces.clone(),
             allow: config.local_allow.clone(),
@@ -170,7 +182,8 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let auth = Authenticator::new(Jwt::new(secret.reveal().as_bytes(), config.token_ttl), db.clone());
     let new_admin_key = first_admin_key(&config, &db).await?;
 
-    let app = App::new(config, db, node, auth);
+    let remotes = remote::Remotes::new(&config)?;
+    let app = App::new(config, db, node, remotes, auth);
     let found = reconcile::at_start(&app).await.map_err(ServeError::Reconcile)?;
     if found != reconcile::Found::default() {
         tracing::info!(?found, "took over what runs");

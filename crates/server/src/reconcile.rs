@@ -2,12 +2,17 @@
 //! Knows nothing of HTTP.
 
 use crate::{
-    app::{App, AppError, Owned},
-    db::{SessionRow, now_ms},
+    app::{App, AppError, MineFar, Owned},
+    db::{RemoteRow, SessionRow, now_ms},
+    remote::FarSession,
 };
 use csb_api::SandboxState;
 use csb_types::{Phase, SandboxId};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long ended objects and answers to idempotent requests are kept.
 const KEEP_MS: i64 = 24 * 3600 * 1000;
@@ -35,12 +40,31 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
     let mut found = Found::default();
     app.db.forget_keys(now_ms() - KEEP_MS, true).await?;
     let releasing: HashSet<String> = app.db.releasing_sandboxes().await?.into_iter().collect();
+    let remote: HashMap<String, RemoteRow> =
+        app.db.remotes().await?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    for row in app.db.remote_sessions().await? {
+        let far = FarSession { endpoint: app.remotes.at(&row.endpoint), url: row.endpoint, far_id: row.far_id };
+        app.remotes.known.insert_session(row.id, Arc::new(far));
+    }
     let mut last = String::new();
     loop {
         let rows = app.db.live_sandboxes(&last, PAGE).await?;
         let Some(end) = rows.last() else { break };
         last.clone_from(&end.id);
         for row in rows {
+            if let (Some(far), Ok(id)) = (remote.get(&row.id), row.id.parse::<SandboxId>()) {
+                let owned = Owned::new(row.user_id.as_str().into(), row.session_id.clone(), row.expires_ms);
+                if app.adopt_remote(id.clone(), far, owned) {
+                    match app.remote_by_id(&id).filter(|_| releasing.contains(&row.id)) {
+                        Some(mine) => {
+                            found.finished += 1;
+                            spawn_release_remote(app, mine);
+                        }
+                        None => found.adopted += 1,
+                    }
+                    continue;
+                }
+            }
             let sandbox = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id));
             let Some(sandbox) = sandbox else {
                 app.db.end_sandbox(&row.id).await?;
@@ -62,6 +86,7 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
         }
     }
     found.orphans = release_orphans(app).await;
+    look_elsewhere(app);
     Ok(found)
 }
 
@@ -86,16 +111,20 @@ async fn compare_once(app: &Arc<App>) -> Result<(), AppError> {
     app.limiter.tidy();
     // Gone from the node, and its watcher did not get to record it.
     for (id, _) in app.owners().all() {
-        if app.node.find(&id).is_none() {
+        if app.node.find(&id).is_none() && app.remotes.known.get(&id).is_none() {
             tracing::info!(sandbox = %id, "a sandbox ended by itself");
             app.ended(&id).await?;
         }
     }
     for id in app.db.releasing_sandboxes().await? {
-        if let Some(sandbox) = id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id)) {
+        let Ok(id) = id.parse::<SandboxId>() else { continue };
+        if let Some(sandbox) = app.node.find(&id) {
             spawn_release(app, sandbox);
+        } else if let Some(mine) = app.remote_by_id(&id) {
+            spawn_release_remote(app, mine);
         }
     }
+    look_elsewhere(app);
     let orphans = release_orphans(app).await;
     if orphans > 0 {
         tracing::warn!(orphans, "released sandboxes that nobody owned");
@@ -141,7 +170,12 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
         spawn_close(app, row, "its lifetime has passed");
     }
     for id in app.db.expired_sandboxes(now).await? {
-        let Some(sandbox) = id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id)) else { continue };
+        let Ok(id) = id.parse::<SandboxId>() else { continue };
+        if let Some(mine) = app.remote_by_id(&id).filter(|mine| !mine.far.is_releasing()) {
+            tracing::info!(sandbox = %id, "lifetime has passed");
+            spawn_release_remote(app, mine);
+        }
+        let Some(sandbox) = app.node.find(&id) else { continue };
         if !matches!(sandbox.phase(), Phase::Running | Phase::Paused) {
             continue;
         }
@@ -151,6 +185,10 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
     let Some(idle) = app.config.idle_timeout else { return Ok(()) };
     for (id, owned) in app.owners().all() {
         if now - owned.used_ms() < idle.as_millis() as i64 {
+            continue;
+        }
+        if let Some(mine) = app.remote_by_id(&id) {
+            spawn_idle(app, mine);
             continue;
         }
         let Some(sandbox) = app.node.find(&id) else { continue };
@@ -169,6 +207,53 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
         }
     }
     Ok(())
+}
+
+/// What other servers have changes without a word to us, and one that does not answer must hold up nothing here.
+fn look_elsewhere(app: &Arc<App>) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        app.refresh_remotes().await;
+        match app.release_remote_orphans().await {
+            Ok(0) => {}
+            Ok(orphans) => tracing::warn!(orphans, "released sandboxes elsewhere that nobody owned"),
+            Err(error) => tracing::warn!(%error, "sandboxes elsewhere will be compared again"),
+        }
+    });
+}
+
+fn spawn_release_remote(app: &Arc<App>, mine: MineFar) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Err(error) = app.release_remote(mine).await {
+            tracing::warn!(%error, "a release elsewhere will be tried again");
+        }
+    });
+}
+
+/// Ends a sandbox elsewhere that was not used for long and in which nothing runs.
+fn spawn_idle(app: &Arc<App>, mine: MineFar) {
+    // Asked about once in a while, not every second.
+    let last = mine.owned.used_ms();
+    mine.owned.touch();
+    let app = app.clone();
+    tokio::spawn(async move {
+        if app.is_busy_there(&mine).await || mine.far.is_releasing() {
+            return;
+        }
+        tracing::info!(sandbox = %mine.id, since = last, "idle for too long");
+        let ended = match &mine.owned.session_id {
+            Some(session) => match app.db.session(session).await {
+                Ok(Some(row)) => app.close_session(&row, "it was idle for too long").await,
+                Ok(None) => app.release_remote(mine).await,
+                Err(error) => Err(error.into()),
+            },
+            None => app.release_remote(mine).await,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "a release elsewhere will be tried again");
+        }
+    });
 }
 
 fn spawn_close(app: &Arc<App>, row: SessionRow, why: &'static str) {

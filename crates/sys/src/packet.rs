@@ -68,6 +68,11 @@ impl Listener {
         Ok(Self(fd))
     }
 
+    /// Whether `accept` answers `WouldBlock` rather than wait.
+    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&self.0, on).map_err(Into::into)
+    }
+
     /// The next connection; `WouldBlock` when there is none and the listener is non-blocking.
     pub fn accept(&self) -> io::Result<Conn> {
         // SAFETY: no address is asked for; a non-negative result is a new descriptor that nothing else owns.
@@ -151,6 +156,25 @@ impl Conn {
     /// Uid of the process that connected or made the pair (`SO_PEERCRED`).
     pub fn peer_uid(&self) -> io::Result<u32> {
         Ok(rustix::net::sockopt::socket_peercred(&self.0)?.uid.as_raw())
+    }
+
+    /// Pid, as we see it, of the process that connected to us, or that listens where we connected (`SO_PEERCRED`); 0: it is in
+    /// no PID namespace below ours.
+    pub fn peer_pid(&self) -> io::Result<i32> {
+        // SAFETY: the kernel writes one ucred of the stated size.
+        unsafe {
+            let mut peer: libc::ucred = mem::zeroed();
+            let mut length = mem::size_of_val(&peer) as libc::socklen_t;
+            let option = libc::SO_PEERCRED;
+            check(libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                ptr::from_mut(&mut peer).cast(),
+                &mut length,
+            ))?;
+            Ok(peer.pid)
+        }
     }
 
     /// Sends one frame and copies of `fds`.

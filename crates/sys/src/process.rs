@@ -47,7 +47,15 @@ fn clone3(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> io::R
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = fd.as_raw_fd() as u64;
         }
-        match check_long(libc::syscall(libc::SYS_clone3, &args, mem::size_of_val(&args)))? {
+        let made = match check_long(libc::syscall(libc::SYS_clone3, &args, mem::size_of_val(&args))) {
+            // A container engine's filter, which cannot look into the structure, hides the call; nothing but a plain fork is
+            // made there.
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) && args.flags == 0 => {
+                check_long(libc::syscall(libc::SYS_clone, exit_signal, 0u64, 0u64, 0u64, 0u64))?
+            }
+            made => made?,
+        };
+        match made {
             0 => Ok(Fork::Child),
             pid => Ok(Fork::Parent(pid as i32)),
         }
@@ -311,18 +319,18 @@ pub fn keep_capabilities(keep: &[u32]) -> io::Result<()> {
     check_long(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
 }
 
-/// Becomes `uid` and `gid` in every sense (real, effective, saved, file system), with no other group.
-/// `groups` says whether the supplementary groups can be set here (they cannot in a rootless namespace, which has none).
-pub fn become_user(uid: u32, gid: u32, groups: bool) -> io::Result<()> {
+/// Becomes `uid` and `gid` in every sense (real, effective, saved, file system), with no other group than `groups`; none where
+/// the supplementary groups cannot be set (in a rootless namespace, which has none).
+pub fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> io::Result<()> {
     if uid == u32::MAX || gid == u32::MAX {
         // -1 is "leave it as it is", which is never what was meant.
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: the calls take integers; setgroups with 0 reads nothing. They are made by number because the C library's
-    // wrappers would signal all threads of a process that has only this one.
+    // SAFETY: the calls take integers, and setgroups a list of as many as it is told. They are made by number because the C
+    // library's wrappers would signal all threads of a process that has only this one.
     unsafe {
-        if groups {
-            check_long(libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()))?;
+        if let Some(groups) = groups {
+            check_long(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
         }
         check_long(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check_long(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
@@ -381,6 +389,19 @@ pub fn flags(proc: impl AsFd, pid: i32) -> io::Result<u64> {
     field.and_then(|field| field.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Whether a process has a supplementary group: `Groups` of its `status` (proc_pid_status(5)), below an open `/proc`. No process
+/// changes it without CAP_SETGID, and all that it starts have it as well.
+pub fn has_group(proc: impl AsFd, pid: i32, group: u32) -> io::Result<bool> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, format!("{pid}/status"), flags, rustix::fs::Mode::empty())?;
+    let mut text = [0; 2048];
+    let length = rustix::io::read(&file, &mut text)?;
+    // The name of the program, which it chooses, comes first and has its line ends escaped.
+    let line = text[..length].split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Groups:"));
+    let line = line.and_then(|line| str::from_utf8(line).ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(line.split_ascii_whitespace().any(|word| word.parse() == Ok(group)))
+}
+
 /// A process that is none of our children, so that its end can be waited for (pidfd_open(2)).
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
@@ -409,7 +430,7 @@ impl PidFd {
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: no owned descriptor is used after this call: callers exec or have moved what they keep below `first`.
-    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, 0) }).map(drop)
 }
 
 /// Closes every descriptor but `keep`, which may hold any numbers in any order.
@@ -418,9 +439,9 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     keep.sort_unstable();
     keep.dedup();
     let mut first = 0u32;
-    for fd in keep.into_iter().map(|fd| fd as u32).chain([u32::MAX]) {
+    for fd in keep.into_iter().map(|fd| fd as u32).chain([RawFd::MAX as u32]) {
         if first < fd {
-            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            let last = if fd == RawFd::MAX as u32 { fd } else { fd - 1 };
             // SAFETY: the caller names every descriptor that it goes on using.
             check_long(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
         }

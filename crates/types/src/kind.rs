@@ -19,7 +19,7 @@ pub enum Kind {
     Vfs,
     /// A container of a Docker Engine on this host.
     Docker,
-    /// A container of an OCI runtime: runc, crun, runsc.
+    /// A container of an OCI runtime: runc, crun.
     Oci,
     /// A sandbox of another server.
     Remote,
@@ -66,12 +66,31 @@ pub struct KindOptions {
     /// `docker`: the container's network; default `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_mode: Option<String>,
-    /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there.
+    /// `oci`: `runc` or `crun`; default: the first that is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// `remote`: base addresses of servers, tried in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
+}
+
+/// Each option as the API spells it, and whose it is.
+const OPTIONS: [(&str, &[Kind]); 8] = [
+    ("workDir", &[Kind::Local, Kind::Docker, Kind::Oci]),
+    ("enforceBoundary", &[Kind::Local]),
+    ("allowPaths", &[Kind::Local]),
+    ("memoryOnly", &[Kind::Vfs]),
+    ("image", &[Kind::Docker]),
+    ("networkMode", &[Kind::Docker]),
+    ("runtime", &[Kind::Oci]),
+    ("endpoint", &[Kind::Remote]),
+];
+
+impl Kind {
+    /// Its options, as the API spells them.
+    pub fn options(self) -> impl Iterator<Item = &'static str> {
+        OPTIONS.into_iter().filter(move |(_, kinds)| kinds.contains(&self)).map(|(option, _)| option)
+    }
 }
 
 impl KindOptions {
@@ -82,18 +101,19 @@ impl KindOptions {
 
     /// Refuses what this kind does not have, by name.
     pub fn check(&self, kind: Kind) -> Result<(), SpecError> {
-        use Kind::{Docker, Local, Oci, Remote, Vfs};
-        let given: [(&'static str, bool, &[Kind]); 8] = [
-            ("workDir", self.work_dir.is_some(), &[Local, Docker, Oci]),
-            ("enforceBoundary", self.enforce_boundary.is_some(), &[Local]),
-            ("allowPaths", !self.allow_paths.is_empty(), &[Local]),
-            ("memoryOnly", self.memory_only.is_some(), &[Vfs]),
-            ("image", self.image.is_some(), &[Docker]),
-            ("networkMode", self.network_mode.is_some(), &[Docker]),
-            ("runtime", self.runtime.is_some(), &[Oci]),
-            ("endpoint", !self.endpoints.is_empty(), &[Remote]),
+        // In the order of the table.
+        let given = [
+            self.work_dir.is_some(),
+            self.enforce_boundary.is_some(),
+            !self.allow_paths.is_empty(),
+            self.memory_only.is_some(),
+            self.image.is_some(),
+            self.network_mode.is_some(),
+            self.runtime.is_some(),
+            !self.endpoints.is_empty(),
         ];
-        for (option, _, _) in given.into_iter().filter(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
+        let foreign = OPTIONS.iter().zip(given).find(|((_, kinds), given)| *given && !kinds.contains(&kind));
+        if let Some(((option, _), _)) = foreign {
             return Err(SpecError::Option { option, kind: kind.name() });
         }
         if self.enforce_boundary == Some(false) {

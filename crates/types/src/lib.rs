@@ -1,6 +1,7 @@
 //! The words of Cloud Sandbox as types: ids, specs, phases, limits, sizes, results.
 //! Knows nothing of I/O, of async or of any transport.
 
+mod capability;
 mod exec;
 mod file;
 mod id;
@@ -10,6 +11,7 @@ mod limits;
 mod sandbox;
 mod size;
 
+pub use capability::{Capability, Declaration};
 pub use exec::{Command, DEFAULT_OUTPUT_BYTES, ExecPhase, ExecResult, ExecSpec, KilledBy, PtySize, Stream};
 pub use file::{FileEntry, FileError, FileErrorCode, FileKind};
 pub use id::{ExecId, IdError, SandboxId, SessionId};

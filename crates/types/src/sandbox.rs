@@ -1,6 +1,6 @@
 //! What a sandbox is asked to be, and what became of it.
 
-use crate::{Kind, KindOptions, LimitError, Limits};
+use crate::{Capability, Kind, KindOptions, LimitError, Limits};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -149,6 +149,9 @@ impl SandboxSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;
         self.options.check(self.kind)?;
+        if let (Upper::Disk, Some(what)) = (self.upper, self.kind.lacks(Capability::Disk)) {
+            return Err(SpecError::Weaker { what });
+        }
         if !self.limits.io.is_none() && self.decided_upper() == Upper::Memory {
             return Err(SpecError::NoDisk);
         }

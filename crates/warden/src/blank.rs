@@ -3,7 +3,7 @@
 
 use crate::{
     forker::{Birth, Forkers},
-    init,
+    init::{self, Way},
 };
 use csb_jail::{Built, Host, Ids, Shell, Step, Trees, build, failure};
 use csb_sys::{
@@ -183,7 +183,7 @@ pub(crate) fn become_init(
     match prepare(host, ids, joins, net, (&conn, kept), wait, life) {
         Ok(Some(built)) => {
             // An error here is the loss of the control socket: the end.
-            let _ = init::run(conn, built, life);
+            let _ = init::run(Way::Kept { conn, life }, built);
         }
         // Nobody wants it.
         Ok(None) => {}
@@ -247,7 +247,8 @@ fn prepare(
     let built = build(host, &begin.plan, ids, shell, trees)?;
     // Again: a change of ids clears it.
     process::set_parent_death_signal(SIGKILL).step("tie the init to the warden")?;
-    keep.extend([0, 1, 2, built.proc.as_raw_fd(), built.tenant.as_raw_fd()]);
+    keep.extend([0, 1, 2, built.proc.as_raw_fd()]);
+    keep.extend(built.tenant.as_raw_fd());
     process::close_all_but(&keep).step("close descriptors")?;
     Ok(Some(built))
 }

@@ -2,7 +2,7 @@
 //! one command.
 
 use crate::{
-    forker,
+    forker, guest,
     warden::{Warden, clear_leftovers},
 };
 use csb_jail::Host;
@@ -11,6 +11,7 @@ use csb_sys::{
     packet::{Conn, Listener},
     process::{self, Fork},
 };
+use csb_wire::guest::PROGRAM;
 use rustix::fs::FlockOperation;
 use std::{
     ffi::{CString, OsString},
@@ -93,11 +94,13 @@ pub fn start_daemon(data_dir: &Path) -> io::Result<Conn> {
     short_connect(&path)
 }
 
-/// Called first in `main`: if this process was started as a warden, or by one, runs it to its end.
+/// Called first in `main`: if this process was started as a warden, or by one, or as a container's init, runs it to its end.
 pub fn entry() -> Option<std::process::ExitCode> {
     let name = std::env::args_os().next()?;
     let result = if name == forker::NAME {
         forker::run()
+    } else if Path::new(&name).file_name() == Some(PROGRAM.as_ref()) {
+        guest::run()
     } else if name == WARDEN_NAME {
         let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
         process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None))
@@ -151,7 +154,8 @@ fn serve(data_dir: &Path, listener: Option<Listener>, conn: Option<Conn>) -> io:
     // A forked warden that was killed left its groups to nobody in particular.
     cgroups.sweep(FORKED_GROUP);
     process::set_undumpable()?;
-    let host = Host::prepare(&run).map_err(|f| io::Error::other(f.to_string()))?;
+    let counted = cgroups.controllers().contains(&cgroup::Controller::Pids);
+    let host = Host::prepare(&run, counted).map_err(|f| io::Error::other(f.to_string()))?;
     Warden::new(host, cgroups, listener, conn)?.run()
 }
 

@@ -1,7 +1,7 @@
 //! Starts one command: gives its plan and its streams to a process that is confined already.
 
 use crate::parked::{Parked, is_default};
-use csb_jail::{Built, Step, failure};
+use csb_jail::{Built, Mark, Step, failure};
 use csb_sys::tty;
 use csb_wire::{ExecPlan, Failure};
 use rustix::fs::{Mode, OFlags};
@@ -14,8 +14,7 @@ const MOST_ATTEMPTS: u32 = 4;
 /// A running command, and the ends that the init keeps for the server.
 pub(crate) struct Started {
     pub(crate) pid: i32,
-    /// Of its cgroup namespace.
-    pub(crate) mark: u64,
+    pub(crate) mark: Mark,
     pub(crate) at: Instant,
     pub(crate) outputs: Vec<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,

@@ -49,8 +49,8 @@ pub(crate) fn start(
 
 fn become_helper(user: Option<&str>, socket: &OwnedFd, tenant: &Tenant) -> Result<Link, Failure> {
     let step = |e: io::Error| failure("confine", &e);
-    csb_sys::ns::unshare(process::CLONE_NEWCGROUP).map_err(step)?;
-    tenant.become_user(user)?;
+    tenant.stand_apart()?;
+    tenant.become_user(user, None)?;
     only(&[socket.as_fd()]).map_err(step)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let link = Link::new(socket).map_err(step)?;

@@ -51,7 +51,7 @@ impl Forker {
             host.shared().ok_or_else(|| failure("start a forker", &io::ErrorKind::Unsupported.into()))?;
         let (ours, theirs) = Conn::pair().step("start a forker")?;
         process::spawn_self(NAME, &[theirs.as_fd(), stage, net, life.as_fd()]).step("start a forker")?;
-        ours.send(&encode(&host.idmap), &[]).step("start a forker")?;
+        ours.send(&encode(&(host.idmap, host.limits_processes)), &[]).step("start a forker")?;
         Ok(Self { conn: ours, left: MOST })
     }
 }
@@ -113,8 +113,8 @@ pub(crate) fn run() -> io::Result<()> {
     }
     let [conn, stage, net, life] = <[OwnedFd; 4]>::try_from(inherited).map_err(|_| io::ErrorKind::InvalidInput)?;
     let conn = Conn::from(conn);
-    let Some((idmap, _)) = conn.recv()? else { return Ok(()) };
-    let host = Host::inherited(stage, net, decode(&idmap).map_err(io::Error::other)?);
+    let Some((known, _)) = conn.recv()? else { return Ok(()) };
+    let host = Host::inherited(stage, net, decode(&known).map_err(io::Error::other)?);
     while let Some((order, fds)) = conn.recv()? {
         let order: Order = decode(&order).map_err(io::Error::other)?;
         let answer = serve(&host, &life, order, fds);

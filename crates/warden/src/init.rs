@@ -3,10 +3,9 @@
 //! Reads only from its control socket, never what a tenant wrote.
 
 use crate::{exec, files, outbox::Outbox, parked::Parked};
-use csb_jail::Built;
+use csb_jail::{Built, Mark};
 use csb_sys::{
-    ns,
-    packet::Conn,
+    packet::{Conn, Listener},
     process::{self, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP},
 };
 use csb_types::ExecId;
@@ -18,7 +17,7 @@ use rustix::{
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -34,8 +33,8 @@ const PARK_AGAIN: Duration = Duration::from_millis(100);
 
 struct Record {
     pid: i32,
-    /// Cgroup namespace of the exec, which all its descendants share and none can leave.
-    mark: u64,
+    /// Of the exec and all its descendants.
+    mark: Mark,
     since: Instant,
     ended: Option<(i32, u64)>,
     pty: bool,
@@ -44,8 +43,18 @@ struct Record {
     stdin: Option<OwnedFd>,
 }
 
+/// How servers reach an init.
+pub(crate) enum Way<'a> {
+    /// By one connection, whose other end the warden keeps for the next server. `life` is readable once the warden is gone.
+    Kept { conn: Conn, life: &'a OwnedFd },
+    /// By a socket in a directory that they and the container's init have in common. The newest is the one there is; `once`, it
+    /// is the only one.
+    Door { door: Listener, once: bool },
+}
+
 struct Init {
-    conn: Conn,
+    /// None while there is no server.
+    conn: Option<Conn>,
     built: Built,
     execs: HashMap<ExecId, Record>,
     by_pid: HashMap<i32, ExecId>,
@@ -60,13 +69,12 @@ struct Init {
     outbox: Outbox,
 }
 
-/// Serves the control socket until the warden ends this process, or ends itself. Rootless, where no end of the server's is kept
-/// here, also until every one of them is closed.
-pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
+/// Serves servers. Of the kept connection: until the warden ends this process, or ends itself; rootless, where no end of the
+/// server's is kept here, also until every one of them is closed. At a door: for ever, but for `once`.
+pub(crate) fn run(way: Way<'_>, built: Built) -> io::Result<()> {
     let signals = process::signal_fd(&[SIGCHLD])?;
-    conn.set_nonblocking(true)?;
     let mut init = Init {
-        conn,
+        conn: None,
         built,
         execs: HashMap::new(),
         by_pid: HashMap::new(),
@@ -76,46 +84,115 @@ pub(crate) fn run(conn: Conn, built: Built, life: &OwnedFd) -> io::Result<()> {
         busy: false,
         outbox: Outbox::default(),
     };
-    init.say(&FromInit::Ready, vec![]);
+    let (other, door, once) = match way {
+        Way::Kept { conn, life } => {
+            init.meet(conn)?;
+            (life.as_fd(), None, true)
+        }
+        Way::Door { ref door, once } => {
+            door.set_nonblocking(true)?;
+            (door.as_fd(), Some(door), once)
+        }
+    };
     loop {
-        init.outbox.flush(&init.conn)?;
-        let timeout = init.park();
-        let mut wanted = PollFlags::IN;
-        wanted.set(PollFlags::OUT, !init.outbox.is_empty());
-        let mut polled =
-            [PollFd::new(&init.conn, wanted), PollFd::new(&signals, PollFlags::IN), PollFd::new(life, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let (talk, child) = (polled[0].revents(), polled[1].revents());
-        // Nothing is ever written there: the warden is gone, and nobody is left to give back what we hold.
-        if !polled[2].revents().is_empty() {
-            return Ok(());
-        }
-        if !child.is_empty() {
-            while process::next_signal(&signals).is_some() {}
-            init.reap();
-        }
-        if talk.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
-            match init.conn.recv() {
-                Ok(Some((bytes, fds))) => match decode(&bytes) {
-                    Ok(request) => init.serve(request, fds),
-                    // A server of another version cannot have got this far; ignoring keeps the sandbox alive.
-                    Err(_) => continue,
-                },
-                Ok(None) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // A frame that arrived without its descriptors (none left): the request is lost, the sandbox is not.
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
-                Err(e) => return Err(e),
-            }
+        let lost = init.turn(&signals, other, door);
+        match lost {
+            Ok(Turn::Next) => {}
+            Ok(Turn::Lost) | Err(_) if !once => init.part(),
+            Ok(Turn::Lost) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }
 
+/// What came of one look around.
+enum Turn {
+    Next,
+    /// The server is gone.
+    Lost,
+}
+
 impl Init {
+    /// Waits for something to do, and does it. `other` is who made us or, where there is a `door`, who knocks.
+    fn turn(&mut self, signals: &OwnedFd, other: BorrowedFd<'_>, door: Option<&Listener>) -> io::Result<Turn> {
+        if let Some(conn) = &self.conn {
+            self.outbox.flush(conn)?;
+        }
+        let timeout = self.park();
+        let mut wanted = PollFlags::IN;
+        wanted.set(PollFlags::OUT, !self.outbox.is_empty());
+        let [conn, child, other] = {
+            let mut polled = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&other, PollFlags::IN)];
+            polled.extend(self.conn.as_ref().map(|conn| PollFd::new(conn, wanted)));
+            match rustix::event::poll(&mut polled, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let seen = |place: usize| polled.get(place).map_or(PollFlags::empty(), PollFd::revents);
+            [seen(2), seen(0), seen(1)]
+        };
+        match door {
+            // Nothing is ever written there: the warden is gone, and nobody is left to give back what we hold.
+            None if !other.is_empty() => return Ok(Turn::Lost),
+            Some(door) if !other.is_empty() => self.open(door),
+            _ => {}
+        }
+        if !child.is_empty() {
+            while process::next_signal(signals).is_some() {}
+            self.reap();
+        }
+        if conn.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return self.listen();
+        }
+        Ok(Turn::Next)
+    }
+
+    fn listen(&mut self) -> io::Result<Turn> {
+        let Some(conn) = &self.conn else { return Ok(Turn::Next) };
+        match conn.recv() {
+            Ok(Some((bytes, fds))) => {
+                // A server of another version cannot have got this far; ignoring keeps the sandbox alive.
+                if let Ok(request) = decode(&bytes) {
+                    self.serve(request, fds);
+                }
+            }
+            Ok(None) => return Ok(Turn::Lost),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // A frame that arrived without its descriptors (none left): the request is lost, the sandbox is not.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {}
+            Err(e) => return Err(e),
+        }
+        Ok(Turn::Next)
+    }
+
+    /// Lets in whoever knocks from outside the container. What is in it has a pid that we can see.
+    fn open(&mut self, door: &Listener) {
+        while let Ok(conn) = door.accept() {
+            if conn.peer_pid().is_ok_and(|pid| pid == 0) {
+                self.part();
+                // Broken already: the next one is waited for.
+                let _ = self.meet(conn);
+            }
+        }
+    }
+
+    fn meet(&mut self, conn: Conn) -> io::Result<()> {
+        conn.set_nonblocking(true)?;
+        self.conn = Some(conn);
+        self.say(&FromInit::Ready, vec![]);
+        Ok(())
+    }
+
+    /// Without a server commands go on. The next one asks what became of them.
+    fn part(&mut self) {
+        self.conn = None;
+        self.outbox = Outbox::default();
+    }
+
     fn say(&mut self, frame: &FromInit, fds: Vec<OwnedFd>) {
+        if self.conn.is_none() {
+            return;
+        }
         self.outbox.push(encode(frame), fds);
     }
 
@@ -219,7 +296,7 @@ impl Init {
     }
 
     /// Signals every living process with `mark` that was not met before; whether there was one.
-    fn signal_marked(&self, mark: u64, signal: i32, met: &mut HashSet<i32>) -> bool {
+    fn signal_marked(&self, mark: Mark, signal: i32, met: &mut HashSet<i32>) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(entries) =
             rustix::fs::openat(&self.built.proc, ".", flags, Mode::empty()).and_then(rustix::fs::Dir::new)
@@ -229,8 +306,7 @@ impl Init {
         let mut found = false;
         for entry in entries.flatten() {
             let Some(pid) = entry.file_name().to_str().ok().and_then(|n| n.parse::<i32>().ok()) else { continue };
-            // A zombie has no namespaces any more, so the dead are not met.
-            if pid > 1 && ns::cgroup_mark(&self.built.proc, pid).is_ok_and(|m| m == mark) && met.insert(pid) {
+            if pid > 1 && mark.is_on(&self.built.proc, pid) && met.insert(pid) {
                 found = true;
                 // It may have ended since; that is what was wanted.
                 let _ = process::kill(pid, signal);

@@ -1,4 +1,4 @@
-//! The warden, one per host, and the init of each sandbox, forked from it.
+//! The warden, one per host, and the init of each sandbox, forked from it or, in a container, started by another program.
 //!
 //! Both are single-threaded and know no policy. The warden outlives the server: it holds the sandboxes, so a server can be
 //! killed and started again without them noticing. It reads nothing that comes from inside a sandbox.
@@ -13,6 +13,7 @@ mod files;
 mod forker;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod guest;
 mod held;
 mod init;
 mod layers;

@@ -5,10 +5,10 @@
 //! of that user; nothing but the sandbox's next command suffers. It cannot be traced or read: it is not dumpable.
 
 use crate::init::only;
-use csb_jail::{Account, Built, DEFAULT_USER, Step, Tenant, failure};
+use csb_jail::{Account, Built, DEFAULT_USER, Mark, Step, Tenant, failure};
 use csb_sys::{
     packet::Conn,
-    process::{self, CLONE_NEWCGROUP, Fork, SIGCONT, SIGKILL},
+    process::{self, Fork, SIGCONT, SIGKILL},
     tty,
 };
 use csb_wire::{ExecPlan, Failure, decode, encode};
@@ -35,22 +35,18 @@ const MOST_START: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) pid: i32,
-    /// Of its cgroup namespace.
-    pub(crate) mark: u64,
+    pub(crate) mark: Mark,
     conn: Conn,
 }
 
 impl Parked {
     /// Forks one for `user`. What goes wrong in it is said when it is asked to start.
     pub(crate) fn new(built: &Built, user: Option<&str>) -> Result<Self, Failure> {
-        // A cgroup namespace of its own marks the command and all its descendants; taken by the init beforehand, as a command
-        // may have ended before anybody could look at it.
-        csb_sys::ns::unshare(CLONE_NEWCGROUP).step("confine")?;
-        let mark = csb_sys::ns::cgroup_mark(&built.proc, 1).step("confine")?;
+        let mark = built.marks.next(&built.proc)?;
         let (ours, theirs) = Conn::pair().step("limit")?;
         match process::fork(0, None).map_err(|e| failure(if is_limit(&e) { "limit" } else { "fork" }, &e))? {
             Fork::Child => {
-                let Err(failure) = wait(&theirs, &built.tenant, user);
+                let Err(failure) = wait(&theirs, &built.tenant, user, mark);
                 // If the init is gone there is nobody to tell.
                 let _ = theirs.send(&encode(&failure), &[]);
                 process::exit_now(127)
@@ -121,8 +117,8 @@ fn is_limit(error: &io::Error) -> bool {
 }
 
 /// In the child: everything up to and including the exec. Returns only with the reason why it did not happen.
-fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Infallible, Failure> {
-    let confined = confine(conn, tenant, user);
+fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>, mark: Mark) -> Result<Infallible, Failure> {
+    let confined = confine(conn, tenant, user, mark);
     if confined.is_ok() && !is_readable(conn) {
         look_around();
     }
@@ -142,7 +138,7 @@ fn wait(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Infallible, 
     }
     // With the user's own rights, and in the sandbox's own root: a stale working directory was a way out (CVE-2024-21626).
     rustix::process::chdir(plan.cwd.as_str()).step("cwd")?;
-    let env = environment(&plan, &account);
+    let env = environment(&plan, &account, tenant.env());
     let env = env.iter().map(|v| c_string(v)).collect::<Result<Vec<_>, _>>()?;
     let argv = plan.argv.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
     Err(failure("exec", &try_each(&candidates(&plan)?, &argv, &env)))
@@ -164,10 +160,10 @@ fn look_around() {
     }
 }
 
-fn confine(conn: &Conn, tenant: &Tenant, user: Option<&str>) -> Result<Account, Failure> {
+fn confine(conn: &Conn, tenant: &Tenant, user: Option<&str>, mark: Mark) -> Result<Account, Failure> {
     process::unblock_signals();
     rustix::process::setsid().step("confine")?;
-    let account = tenant.become_user(user)?;
+    let account = tenant.become_user(user, Some(mark))?;
     only(&[conn.as_fd()]).step("confine")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     tenant.filter()?;
@@ -183,12 +179,25 @@ fn c_string(text: &str) -> Result<CString, Failure> {
     CString::new(text).map_err(|e| failure("exec", &e.into()))
 }
 
-/// The plan's environment, and what every login has.
-fn environment(plan: &ExecPlan, account: &Account) -> Vec<String> {
+/// The plan's environment, what every login has, and what the sandbox `has` unless the plan says otherwise. Its `PATH` is
+/// searched last.
+fn environment(plan: &ExecPlan, account: &Account, has: &[String]) -> Vec<String> {
     let mut env = plan.env.clone();
-    for (name, value) in [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)] {
-        if !env.iter().any(|v| v.split_once('=').is_some_and(|(n, _)| n == name)) {
-            env.push(format!("{name}={value}"));
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let login = [("HOME", &account.home), ("USER", &account.name), ("LOGNAME", &account.name)];
+    for variable in login.map(|(name, value)| format!("{name}={value}")).iter().chain(has) {
+        let known = env.iter_mut().find(|known| name(known) == name(variable));
+        match (known, variable.strip_prefix("PATH=")) {
+            (None, _) => env.push(variable.clone()),
+            (Some(path), Some(more)) => {
+                for directory in more.split(':') {
+                    if !path["PATH=".len()..].split(':').any(|known| known == directory) {
+                        path.push(':');
+                        path.push_str(directory);
+                    }
+                }
+            }
+            (Some(_), None) => {}
         }
     }
     env
@@ -230,4 +239,36 @@ fn try_each(candidates: &[CString], argv: &[CString], env: &[CString]) -> io::Er
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use csb_types::ExecId;
+
+    #[test]
+    fn what_a_command_is_told_wins_over_what_its_sandbox_has() {
+        let plan = ExecPlan {
+            id: ExecId::random(),
+            argv: vec!["x".into()],
+            env: vec!["A=plan".into(), "PATH=/usr/bin:/bin".into()],
+            cwd: "/".into(),
+            user: None,
+            pty: None,
+            stdin: false,
+        };
+        let account = Account { name: "user".into(), uid: 1000, gid: 1000, home: "/home/user".into() };
+        let has = ["A=image".to_owned(), "B=image".into(), "PATH=/usr/local/go/bin:/bin".into()];
+        assert_eq!(
+            environment(&plan, &account, &has),
+            [
+                "A=plan",
+                "PATH=/usr/bin:/bin:/usr/local/go/bin",
+                "HOME=/home/user",
+                "USER=user",
+                "LOGNAME=user",
+                "B=image",
+            ]
+        );
+    }
 }

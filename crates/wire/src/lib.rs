@@ -5,6 +5,7 @@
 //! Knows nothing of sockets: this crate only turns values into bytes and back.
 
 mod file;
+pub mod guest;
 mod init;
 mod plan;
 mod warden;

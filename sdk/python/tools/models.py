@@ -57,6 +57,7 @@ RECORDS = [
     ),
     ("FileEntryView", "FileRecord", "name path kind size", "mode uid gid modified_at target"),
     ("TemplateView", "Template", "name", "source aliases languages bytes created_at"),
+    ("KindView", "KindInfo", "name available", "why_not isolation capabilities cannot options"),
     ("LanguageView", "Language", "name", "aliases extension"),
 ]
 # What a server that does not say so has.

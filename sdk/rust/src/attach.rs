@@ -93,12 +93,16 @@ impl Attachment {
                 Ok(Some(Message::Text(text))) => match parse(text.as_bytes())? {
                     WsServer::Start(_) => continue,
                     WsServer::End(view) => return Ok(Event::End(Box::new(view))),
-                    WsServer::Error(detail) => return Err(Error::Api(Box::new(ApiError::of_stream(detail)))),
+                    WsServer::Error(detail) => match Error::Api(Box::new(ApiError::of_stream(detail))) {
+                        // The server behind the server.
+                        error if error.is_away() => Some(error),
+                        error => return Err(error),
+                    },
                 },
                 Ok(Some(Message::Close(_)) | None) => None,
                 Ok(Some(_)) => continue,
                 // The server may be on its way back.
-                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => Some(error),
+                Err(error) if error.is_away() => Some(error),
                 Err(error) => return Err(error),
             };
             self.socket = None;

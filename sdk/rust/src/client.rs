@@ -6,8 +6,8 @@ use crate::{
     transport::{IDEMPOTENCY_KEY, Repeat, TRIES, Transport},
 };
 use csb_api::{
-    CleanRequest, CleanView, Items, KeyRequest, KeySecretView, KeyView, LanguageView, Page, PoolView, SandboxRequest,
-    SandboxView, SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
+    CleanRequest, CleanView, Items, KeyRequest, KeySecretView, KeyView, KindView, LanguageView, Page, PoolView,
+    SandboxRequest, SandboxView, SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
 };
 use reqwest::{
     Method,
@@ -232,6 +232,12 @@ impl Client {
     /// What sandboxes can start from.
     pub async fn templates(&self) -> Result<Vec<TemplateView>, Error> {
         let page: Items<TemplateView> = self.transport.get("list templates", "/api/v1/templates", &()).await?;
+        Ok(page.items)
+    }
+
+    /// How sandboxes can be isolated, and which kinds this server has.
+    pub async fn kinds(&self) -> Result<Vec<KindView>, Error> {
+        let page: Items<KindView> = self.transport.get("list kinds", "/api/v1/kinds", &()).await?;
         Ok(page.items)
     }
 

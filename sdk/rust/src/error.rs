@@ -1,6 +1,6 @@
 //! What a call can fail with.
 
-use csb_api::{ErrorBody, ErrorDetail};
+use csb_api::{ErrorBody, ErrorCode, ErrorDetail};
 
 /// The server's refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,18 @@ impl Error {
         }
     }
 
+    /// The same as a type; none when a newer server sent one that this client does not know.
+    pub fn known_code(&self) -> Option<ErrorCode> {
+        ErrorCode::parse(self.code()?)
+    }
+
+    /// Whether what was asked for may be there again after a while: no connection, a broken one, or a server that cannot reach
+    /// the server where the sandbox is.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Error::Connect { .. } | Error::Lost { .. })
+            || self.known_code() == Some(ErrorCode::BackendUnavailable)
+    }
+
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -132,6 +144,18 @@ mod tests {
         let error = ApiError::read(404, None, None, body);
         assert_eq!((error.code.as_str(), error.message.as_str()), ("sandbox_not_found", "no sandbox `x`"));
         assert_eq!((error.hint.as_deref(), error.request_id.as_deref()), (Some("csb ps"), Some("r1")));
+    }
+
+    #[test]
+    fn what_may_come_back_is_told_apart_from_what_is_refused() {
+        let api = |code: &str| {
+            let body = format!(r#"{{"error":{{"code":"{code}","message":"m","hint":"h","request_id":"r"}}}}"#);
+            Error::Api(Box::new(ApiError::read(503, None, None, body.as_bytes())))
+        };
+        assert!(api("backend_unavailable").is_away());
+        assert!(Error::Lost { what: "x", source: "reset".into() }.is_away());
+        assert!(!api("capacity").is_away());
+        assert_eq!((api("capacity").known_code(), api("later").known_code()), (Some(ErrorCode::Capacity), None));
     }
 
     #[test]

@@ -105,13 +105,16 @@ impl OutputStream {
     pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
         while self.end.is_none() {
             let lost = match self.step().await {
-                Ok(Some(event)) => match self.take(event)? {
-                    Some(chunk) => return Ok(Some(chunk)),
-                    None => continue,
+                Ok(Some(event)) => match self.take(event) {
+                    Ok(Some(chunk)) => return Ok(Some(chunk)),
+                    Ok(None) => continue,
+                    // The server behind the server.
+                    Err(error) if error.is_away() => Some(error),
+                    Err(error) => return Err(error),
                 },
                 Ok(None) => None,
                 // The server may be on its way back.
-                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => Some(error),
+                Err(error) if error.is_away() => Some(error),
                 Err(error) => return Err(error),
             };
             self.connection = None;

@@ -4,7 +4,7 @@ import { CloudSandboxError, Sandbox, type SandboxOptions } from 'cloud-sandbox';
 const userId = '123';
 
 const kinds: SandboxOptions[] = [
-  { kind: 'local', workDir: `./workspace/${userId}`, enforceBoundary: true },
+  { kind: 'local', workDir: `workspace/${userId}`, enforceBoundary: true },
   { kind: 'process' },
   { kind: 'hardened' },
   { kind: 'docker', image: 'node:18-alpine', workDir: '/app' },
@@ -21,7 +21,8 @@ const kinds: SandboxOptions[] = [
   { kind: 'vfs', memoryOnly: true },
   { kind: 'remote', endpoint: 'https://sandbox-api.example.com' },
   { kind: 'microvm' },
-  { kind: 'oci', image: 'docker.io/library/python:3.12' },
+  { kind: 'remote', endpoint: ['https://one.example.com', 'https://two.example.com'] },
+  { kind: 'oci', runtime: 'runc' },
 ];
 
 async function main(): Promise<void> {

@@ -6,12 +6,14 @@ import {
   type ApiKey,
   type Health,
   type KeyRequest,
+  type KindInfo,
   keyRequest,
   type Language,
   type NewApiKey,
   type PoolStats,
   readApiKey,
   readHealth,
+  readKindInfo,
   readLanguage,
   readNewApiKey,
   readPoolStats,
@@ -151,6 +153,11 @@ export class Client {
   /** What sandboxes can start from. */
   async templates({ signal }: CallOptions = {}): Promise<Template[]> {
     return readItems(await this.transport.json('GET', '/api/v1/templates', { signal }), readTemplate);
+  }
+
+  /** How sandboxes can be isolated, what each kind cannot do, and which of them this server has. */
+  async kinds({ signal }: CallOptions = {}): Promise<KindInfo[]> {
+    return readItems(await this.transport.json('GET', '/api/v1/kinds', { signal }), readKindInfo);
   }
 
   /** What `runCode` can run. */

@@ -1,6 +1,7 @@
 /** From an error answer of the API to its class. */
 
 import {
+  BackendUnavailableError,
   BadRequestError,
   CapacityExceededError,
   type CloudSandboxError,
@@ -29,6 +30,7 @@ import {
   PermissionDeniedError,
   QuotaExceededError,
   RateLimitedError,
+  ResourceNotFoundError,
   RoleDeniedError,
   SandboxGoneError,
   SandboxLimitError,
@@ -74,6 +76,7 @@ export const ERROR_CLASSES: Readonly<Record<string, ErrorClass>> = {
   exec_not_found: ExecNotFoundError,
   file_not_found: FileNotFoundError,
   template_not_found: TemplateNotFoundError,
+  resource_not_found: ResourceNotFoundError,
   file_exists: FileExistsError,
   not_empty: NotEmptyError,
   is_directory: IsADirectoryError,
@@ -91,6 +94,7 @@ export const ERROR_CLASSES: Readonly<Record<string, ErrorClass>> = {
   stdin_closed: StdinClosedError,
   idempotency_conflict: IdempotencyConflictError,
   rate_limited: RateLimitedError,
+  backend_unavailable: BackendUnavailableError,
   capacity: CapacityExceededError,
   disk_full: DiskFullError,
   unsupported: UnsupportedError,

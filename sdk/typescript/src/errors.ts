@@ -84,6 +84,8 @@ export class ExecNotFoundError extends NotFoundError {}
 export class FileNotFoundError extends NotFoundError {}
 /** There is no such template on the server. */
 export class TemplateNotFoundError extends NotFoundError {}
+/** What the options of a kind name is not there: an image, a runtime, a directory. */
+export class ResourceNotFoundError extends NotFoundError {}
 /** The object is in a state that does not allow this. */
 export class ConflictError extends CloudSandboxError {}
 /** The path exists already. */
@@ -118,6 +120,8 @@ export class SandboxLimitError extends ConflictError {}
 export class SandboxGoneError extends CloudSandboxError {}
 /** Too many requests; `retryAfter` says how long to wait. */
 export class RateLimitedError extends CloudSandboxError {}
+/** What builds sandboxes of this kind does not answer: an engine, another server. `retryAfter` says when to try again. */
+export class BackendUnavailableError extends CloudSandboxError {}
 /** The host has no room for another sandbox now; `retryAfter` says how long to wait. */
 export class CapacityExceededError extends CloudSandboxError {}
 /** The sandbox's file system refused for a reason of its own; `message` has the kernel's words. */

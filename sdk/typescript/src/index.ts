@@ -16,6 +16,7 @@ export type * from './kinds';
 export type {
   ApiKey,
   Bytes,
+  Capabilities,
   Command,
   Cpus,
   ExecInfo,
@@ -26,6 +27,7 @@ export type {
   IoRequest,
   KeyRequest,
   Kind,
+  KindInfo,
   Language,
   Network,
   NewApiKey,

@@ -1,44 +1,73 @@
 /**
  * How a sandbox is isolated, and the options of each kind: the `sandbox` of a request, sent as it stands.
- * A kind or option that the server does not have is an `UnsupportedError`, never something weaker.
+ * A kind that the server does not have is an `UnsupportedError`, an option that the kind does not have a `BadRequestError`:
+ * never something weaker. `client.kinds()` lists what a server has; docs/concepts/kinds.md tells what they are for.
  */
 
-/** A directory of the server's host: files and commands confined to it, for code that is trusted. */
-export interface LocalOptions {
-  kind: 'local';
-  /** The directory. */
-  workDir?: string | undefined;
-  /** Whether an access outside `workDir` and `allowPaths` is refused; the server's default is yes. */
-  enforceBoundary?: boolean | undefined;
-  /** Further directories that may be used. */
-  allowPaths?: readonly string[] | undefined;
-  /** Whether changes of files can be watched. */
-  watchFiles?: boolean | undefined;
-}
-
-/** Namespaces, cgroups, a copy-on-write root, a filter of system calls: the default. */
-export interface ProcessOptions {
-  kind: 'process';
-}
-
-/** `process` with a private copy of the image and a tighter filter. */
-export interface HardenedOptions {
-  kind: 'hardened';
-}
-
-/** A container of a Docker Engine. */
-export interface DockerOptions {
-  kind: 'docker';
-  /** Such as `node:18-alpine`. */
-  image?: string | undefined;
-  /** Directory inside the container. */
-  workDir?: string | undefined;
+/** What every kind takes. `resources` of the request is stronger. */
+export interface KindLimits {
   /** Such as `128m`, or bytes. */
   memory?: string | number | undefined;
   /** CPUs, such as `0.5`. */
   cpu?: string | number | undefined;
-  /** Such as `none` or `bridge`. */
+}
+
+/** A directory of the server's host: files and commands confined to it, for code that is trusted. */
+export interface LocalOptions extends KindLimits {
+  kind: 'local';
+  /** The directory, below the server's directory of workspaces. */
+  workDir?: string | undefined;
+  /** Always so; false is refused. */
+  enforceBoundary?: boolean | undefined;
+  /** Further directories that are shown, read-only. */
+  allowPaths?: readonly string[] | undefined;
+}
+
+/** Namespaces, cgroups, a copy-on-write root, a filter of system calls: the default. */
+export interface ProcessOptions extends KindLimits {
+  kind: 'process';
+}
+
+/** `process` with a private copy of the image and a tighter filter. */
+export interface HardenedOptions extends KindLimits {
+  kind: 'hardened';
+}
+
+/** A container of a Docker Engine. */
+export interface DockerOptions extends KindLimits {
+  kind: 'docker';
+  /** Such as `node:18-alpine`. */
+  image?: string | undefined;
+  /** Where commands start inside. */
+  workDir?: string | undefined;
+  /** Such as `none` or `bridge`; default `none`. */
   networkMode?: string | undefined;
+}
+
+/** A container of an OCI runtime. */
+export interface OciOptions extends KindLimits {
+  kind: 'oci';
+  /** `runc`, `crun` or `runsc`; default: the first that is there. */
+  runtime?: string | undefined;
+  /** Where commands start inside. */
+  workDir?: string | undefined;
+}
+
+/** Files and output in memory: nothing reaches a disk. */
+export interface VfsOptions extends KindLimits {
+  kind: 'vfs';
+  /** Always so; false is refused. */
+  memoryOnly?: boolean | undefined;
+}
+
+/**
+ * A sandbox of another server, to which the server that is asked forwards everything. It knows that server's
+ * credentials; ours are never sent to `endpoint`.
+ */
+export interface RemoteOptions extends KindLimits {
+  kind: 'remote';
+  /** Address of a server, or several, tried in this order. */
+  endpoint?: string | readonly string[] | undefined;
 }
 
 /** Amounts of a Kubernetes container. */
@@ -58,31 +87,9 @@ export interface K8sOptions {
   resources?: { limits?: K8sAmounts; requests?: K8sAmounts } | undefined;
 }
 
-/** Files in memory: nothing reaches a disk. */
-export interface VfsOptions {
-  kind: 'vfs';
-  memoryOnly?: boolean | undefined;
-}
-
-/**
- * A sandbox of another server, to which the server that is asked forwards everything. It knows that server's
- * credentials; ours are never sent to `endpoint`.
- */
-export interface RemoteOptions {
-  kind: 'remote';
-  endpoint: string;
-}
-
 /** A virtual machine of its own. */
-export interface MicrovmOptions {
+export interface MicrovmOptions extends KindLimits {
   kind: 'microvm';
-}
-
-/** A container of an OCI runtime. */
-export interface OciOptions {
-  kind: 'oci';
-  /** Such as `docker.io/library/python:3.12`. */
-  image?: string | undefined;
 }
 
 /** What `sandbox` of a request may be. */
@@ -91,8 +98,8 @@ export type SandboxOptions =
   | ProcessOptions
   | HardenedOptions
   | DockerOptions
-  | K8sOptions
+  | OciOptions
   | VfsOptions
   | RemoteOptions
-  | MicrovmOptions
-  | OciOptions;
+  | K8sOptions
+  | MicrovmOptions;

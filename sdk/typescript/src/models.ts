@@ -6,6 +6,34 @@ import type { SandboxOptions } from './kinds';
 /** Bytes, or a text with a unit of 1024 */
 export type Bytes = string | number;
 
+/** What not every kind of sandbox can do. */
+export interface Capabilities {
+  /** Go on when the server ends, and be found again by the next one. */
+  readonly adopt: boolean;
+  /** Writes that go to the host's disk. */
+  readonly disk: boolean;
+  /** A limit of the bytes and files that it may write, and a count of them. */
+  readonly diskLimit: boolean;
+  /** Change limits of a living one. */
+  readonly liveLimits: boolean;
+  /** Freeze and thaw. */
+  readonly pause: boolean;
+  /** Terminals. */
+  readonly pty: boolean;
+}
+
+export function readCapabilities(data: unknown): Capabilities {
+  const from = new Fields('Capabilities', data);
+  return {
+    adopt: from.boolean('adopt'),
+    disk: from.boolean('disk'),
+    diskLimit: from.boolean('disk_limit'),
+    liveLimits: from.boolean('live_limits'),
+    pause: from.boolean('pause'),
+    pty: from.boolean('pty'),
+  };
+}
+
 /** A line for the shell, or a program and its arguments. */
 export type Command = string | readonly string[];
 
@@ -340,7 +368,38 @@ export function readApiKey(data: unknown): ApiKey {
 }
 
 /** Every kind of isolation the API has a name for. What this build lacks is answered with `unsupported`. */
-export type Kind = 'process' | 'local' | 'hardened' | 'microvm' | 'docker' | 'k8s' | 'vfs' | 'remote';
+export type Kind = 'process' | 'local' | 'hardened' | 'microvm' | 'docker' | 'k8s' | 'oci' | 'vfs' | 'remote';
+
+/** A way to isolate sandboxes: what `sandbox.kind` of a request may be. */
+export interface KindInfo {
+  /** Whether this server can make such sandboxes. */
+  readonly available: boolean;
+  /** What they cannot, by the name of the capability, with the reason. It is answered with `unsupported`. */
+  readonly cannot: Readonly<Record<string, string>>;
+  /** What its sandboxes can do besides commands, files and limits. */
+  readonly capabilities: Capabilities;
+  /** What stands between a sandbox and the host, and between sandboxes. */
+  readonly isolation: string;
+  /** Name for `kind`. */
+  readonly name: Kind;
+  /** Options that this kind has. */
+  readonly options: readonly string[];
+  /** Why not; null where it can. */
+  readonly whyNot: string | null;
+}
+
+export function readKindInfo(data: unknown): KindInfo {
+  const from = new Fields('KindInfo', data);
+  return {
+    available: from.boolean('available'),
+    cannot: from.labels('cannot'),
+    capabilities: from.object('capabilities', readCapabilities),
+    isolation: from.text('isolation'),
+    name: from.text('name') as Kind,
+    options: from.texts('options'),
+    whyNot: from.maybeText('why_not'),
+  };
+}
 
 /** A language of `run-code` and `execute`. */
 export interface Language {

@@ -121,6 +121,13 @@ it('each kind of the API has a type, and the reverse', () => {
   assert.equal(known, null);
 });
 
+it('each option of a kind in the API has a type, and the reverse', () => {
+  const { components } = JSON.parse(readFileSync('../../openapi/openapi.json', 'utf8'));
+  const wire = Object.keys(components.schemas.SandboxKindRequest.properties);
+  const typed = readFileSync('src/kinds.ts', 'utf8').matchAll(/^ {2}(\w+)\??:/gm);
+  assert.deepEqual([...new Set([...typed].map(([, name]) => name))].sort(), wire.sort());
+});
+
 it('what is generated is up to date', () => {
   execFileSync(process.execPath, ['tools/models.mjs', '--check'], { stdio: 'pipe' });
   execFileSync(process.execPath, ['tools/reference.mjs', '--check'], { stdio: 'pipe' });

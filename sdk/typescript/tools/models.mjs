@@ -11,6 +11,7 @@ const TARGET = fileURLToPath(new URL('../src/models.ts', import.meta.url));
 
 /** What a schema is called here, where that differs. */
 const NAMES = {
+  CapabilitiesView: 'Capabilities',
   CommandRequest: 'Command',
   ExecResultView: 'ExecResult',
   ExecView: 'ExecInfo',
@@ -21,6 +22,7 @@ const NAMES = {
   KeySecretView: 'NewApiKey',
   KeyView: 'ApiKey',
   KindName: 'Kind',
+  KindView: 'KindInfo',
   LanguageView: 'Language',
   NetworkName: 'Network',
   OutputEvent: 'OutputPiece',
@@ -45,6 +47,7 @@ const NAMES = {
 /** What is left out, and why. */
 const LEFT_OUT = new Map([
   ['SandboxKindRequest', 'kinds.ts has a type for the options of each kind'],
+  ['Endpoints', 'kinds.ts has it as the `endpoint` of `remote`'],
   ['ErrorBody', 'errors.ts reads it'],
   ['ErrorDetail', 'errors.ts reads it'],
   ['ErrorCode', 'errors.ts has a class for each'],

@@ -25,7 +25,8 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Outcome<Self> {
+    /// With `pool` sandboxes kept ready; none: as it is by itself.
+    fn start(pool: Option<u32>) -> Outcome<Self> {
         let fail = |error: &std::io::Error| Failure::because("cannot start a server", error);
         let dir = tempfile::Builder::new().prefix("csb-bench-").tempdir().map_err(|e| fail(&e))?;
         let program = std::env::current_exe().map_err(|e| fail(&e))?;
@@ -35,6 +36,7 @@ impl Server {
             .args(["--set", "rate.per_second=100000", "--set", "rate.burst=100000"])
             .args(["--set", "http.user_requests=10000", "--set", "http.connections=10000"])
             .args(["--set", "log.filter=error", "--set", "quota.sandboxes_per_user=100000"])
+            .args(pool.iter().flat_map(|n| ["pool.min", "pool.max"].map(|key| format!("--set={key}={n}"))))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -100,7 +102,7 @@ async fn neighbours(client: &Client, live: u32) -> Outcome {
 
 /// A command, and a look at a sandbox: what a user waits for beside so many that live.
 pub fn rest(n: u32, live: u32) -> Outcome<Vec<Report>> {
-    let server = Server::start()?;
+    let server = Server::start(None)?;
     remote::block_on(async {
         tokio::select! {
             result = answers(&server, n, live) => result,
@@ -132,14 +134,17 @@ async fn answers(server: &Server, n: u32, live: u32) -> Outcome<Vec<Report>> {
     Ok(vec![Report { live, ..Report::new("rest", &commands) }, Report { live, ..Report::new("look", &looks) }])
 }
 
-pub fn burst(n: u32) -> Outcome<Report> {
-    let server = Server::start()?;
+pub fn burst(n: u32, pool: Option<u32>) -> Outcome<Report> {
+    let server = Server::start(pool)?;
     remote::block_on(async {
         let client = server.client().await?;
         // The first sandbox of a data directory also makes the template.
         let first = client.create_sandbox(&Default::default()).await?;
         first.run(&argv(["/bin/true"])).await?;
         first.release().await?;
+        while pool.is_some_and(|pool| pool > 0) && client.stats().await?.pool.ready < u64::from(pool.unwrap_or(0)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let start = Instant::now();
         let all = (0..n).map(|_| async {
             let sandbox = client.create_sandbox(&Default::default()).await?;

@@ -316,7 +316,7 @@ fn rootless() -> Check {
     const NOBODY: u32 = 65534;
     let tried = probe::in_child(0, || {
         if is_root() {
-            process::become_user(NOBODY, NOBODY, true)?;
+            process::become_user(NOBODY, NOBODY, Some(&[]))?;
         }
         ns::unshare(CLONE_NEWUSER | CLONE_NEWNS)
     });

@@ -93,21 +93,27 @@ pub async fn exec(args: ExecArgs, json: bool) -> Outcome<u8> {
         }
         return Ok(0);
     }
+    Ok(attached(&sandbox, &request, json).await?.0)
+}
+
+/// Runs a command with our stdin, stdout, stderr, signals and terminal, as far as `request` has them; its exit code, and whether
+/// output was dropped.
+pub async fn attached(sandbox: &Sandbox, request: &ExecRequest, json: bool) -> Outcome<(u8, bool)> {
+    let stdin = matches!(request.stdin, Some(StdinRequest::Open(true)));
     if json {
-        return captured(&sandbox, &request, !args.stdin.no_stdin).await;
+        return captured(sandbox, request, stdin).await;
     }
-    let end = if args.stdin.tty {
-        let exec = sandbox.start(&request).await?;
-        let raw = !args.stdin.no_stdin && terminal::is_terminal(io::stdin());
-        on_terminal(&exec, raw, !args.stdin.no_stdin).await?
-    } else if args.stdin.no_stdin {
-        let output = sandbox.stream(&request).await?;
-        piped(output, false).await?
-    } else {
-        let exec = sandbox.start(&request).await?;
+    let end = if request.pty.is_some() {
+        let exec = sandbox.start(request).await?;
+        let raw = stdin && terminal::is_terminal(io::stdin());
+        on_terminal(&exec, raw, stdin).await?
+    } else if stdin {
+        let exec = sandbox.start(request).await?;
         piped(exec.output(0), true).await?
+    } else {
+        piped(sandbox.stream(request).await?, false).await?
     };
-    Ok(ended(&end))
+    Ok((ended(&end), end.truncated == Some(true)))
 }
 
 pub async fn run_code(args: RunCodeArgs, json: bool) -> Outcome<u8> {
@@ -150,20 +156,17 @@ pub async fn run_code(args: RunCodeArgs, json: bool) -> Outcome<u8> {
     Ok(ended(&piped(output, false).await?))
 }
 
-async fn captured(sandbox: &Sandbox, request: &ExecRequest, stdin: bool) -> Outcome<u8> {
-    let view = if stdin {
-        let exec = sandbox.start(request).await?;
-        let signals = catch()?;
-        tokio::select! {
-            view = exec.wait_view() => view?,
-            never = input(&exec) => never,
-            never = forward(&exec, signals) => never,
-        }
-    } else {
-        sandbox.run_view(request).await?
+async fn captured(sandbox: &Sandbox, request: &ExecRequest, stdin: bool) -> Outcome<(u8, bool)> {
+    let exec = sandbox.start(request).await?;
+    let signals = catch()?;
+    let input = async { if stdin { input(&exec).await } else { pending().await } };
+    let view = tokio::select! {
+        view = exec.wait_view() => view?,
+        never = input => never,
+        never = forward(&exec, signals) => never,
     };
     print::json(&view)?;
-    Ok(view.exit_code as u8)
+    Ok((view.exit_code as u8, view.truncated))
 }
 
 fn catch() -> Outcome<Signals> {

@@ -6,6 +6,8 @@ use crate::{
     terminal,
 };
 use clap::Args;
+use csb_api::{CommandRequest, ExecRequest, PtySizeRequest, SandboxRequest, StdinRequest};
+use csb_client::{DEFAULT_SERVER, SERVER_VARIABLE};
 use csb_types::{ExecSpec, Kind, Languages, Net, SandboxSpec, Upper, Volume};
 use std::{
     ffi::OsString,
@@ -29,6 +31,8 @@ Examples:
   csb run -v ./data:/workspace/data:ro -- ls data
   csb run -it -- bash
   csb run --template ./rootfs -- sh      a directory or a tar file, imported when it has changed
+  csb run --kind remote --opt endpoint=https://sandbox.example.org -- make test
+                                         in a sandbox of that server, with the key in CSB_API_KEY
   tar c . | csb run -- tar t
 
 The exit code is the command's; 128 + N when signal N ended it; 125 when csb failed, 126 when the program
@@ -73,6 +77,20 @@ pub struct Code {
     pub text: Vec<u8>,
 }
 
+/// What will be done in a sandbox of a server.
+#[derive(Debug)]
+pub struct Far {
+    /// Addresses of servers, in the order in which they are tried.
+    pub endpoints: Vec<String>,
+    pub sandbox: SandboxRequest,
+    pub exec: ExecRequest,
+    pub code: Option<Code>,
+    /// Where the key of a server on this host is.
+    pub data_dir: PathBuf,
+    /// Whether the user said how much output is enough.
+    pub bounded: bool,
+}
+
 /// What will be done.
 #[derive(Debug)]
 pub struct Plan {
@@ -89,14 +107,59 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// Whether the user said how much output is enough.
     pub bounded: bool,
+    /// What to ask of a server for the sandbox, where it is to be a server's.
+    far: Option<SandboxRequest>,
 }
 
 impl Plan {
+    /// The plan as what a server is asked for, where the sandbox is to be a server's.
+    pub fn far(&mut self) -> Option<Far> {
+        let sandbox = self.far.take()?;
+        let exec = &self.exec;
+        let csb_types::Command::Argv(argv) = &exec.command else { return None };
+        let mut endpoints = std::mem::take(&mut self.sandbox.options.endpoints);
+        if endpoints.is_empty() {
+            let server = std::env::var(SERVER_VARIABLE).ok().filter(|server| !server.is_empty());
+            endpoints.push(server.unwrap_or_else(|| DEFAULT_SERVER.into()));
+        }
+        Some(Far {
+            endpoints,
+            sandbox,
+            exec: ExecRequest {
+                env: (!exec.env.is_empty()).then(|| exec.env.clone()),
+                cwd: exec.cwd.clone(),
+                user: exec.user.clone(),
+                timeout: exec.timeout.map(Into::into),
+                max_output_bytes: self.bounded.then_some(csb_api::Bytes(exec.max_output)),
+                stdin: Some(StdinRequest::Open(self.stdin)),
+                pty: exec.pty.map(|size| PtySizeRequest { cols: size.cols, rows: size.rows }),
+                ..ExecRequest::new(CommandRequest::Argv(argv.clone()))
+            },
+            code: self.code.take(),
+            data_dir: self.data_dir.clone(),
+            bounded: self.bounded,
+        })
+    }
+
     pub fn read(args: RunArgs, dashed: bool, json: bool) -> Outcome<Self> {
         let volumes = args.volumes.iter().map(|text| volume(text)).collect::<Outcome<Vec<_>>>()?;
         let limits = args.sandbox.limits();
         let (template, template_path) = template(args.sandbox.template.as_deref())?;
         let (kind, options) = args.sandbox.kind_request()?.unwrap_or_default().to_kind(Kind::default())?;
+        let far = match kind {
+            Kind::Remote if !volumes.is_empty() => {
+                return Err(Failure::usage("-v shows a directory of this host, and the sandbox is another's")
+                    .hint("make one with `csb create --server`, and copy with `csb cp`"));
+            }
+            Kind::Remote if template_path.is_some() => {
+                return Err(Failure::usage(
+                    "--template names a directory or file of this host, and the sandbox is another's",
+                )
+                .hint("name one of the server's templates; `csb template ls` lists them"));
+            }
+            Kind::Remote => Some(SandboxRequest { sandbox: None, ..args.sandbox.request()? }),
+            _ => None,
+        };
         let sandbox = SandboxSpec {
             kind,
             options,
@@ -136,7 +199,7 @@ impl Plan {
         let raw = tty && stdin && terminal::is_terminal(io::stdin());
         let data_dir = std::path::absolute(options::data_dir(args.data_dir.as_ref()))
             .map_err(|e| Failure::because("cannot find the data directory", &e))?;
-        Ok(Self { sandbox, template_path, exec, code, stdin, raw, data_dir, bounded })
+        Ok(Self { sandbox, template_path, exec, code, stdin, raw, data_dir, bounded, far })
     }
 }
 
@@ -272,6 +335,33 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_of_a_server_is_asked_for_as_one_of_our_own() {
+        let args = [
+            "--kind",
+            "remote",
+            "--opt",
+            "endpoint=http://a,http://b",
+            "-m",
+            "64m",
+            "-n",
+            "-w",
+            "/tmp",
+            "--",
+            "ls",
+            "-l",
+        ];
+        let far = plan(&args).unwrap().far().unwrap();
+        assert_eq!(far.endpoints, ["http://a", "http://b"]);
+        assert_eq!(
+            (far.sandbox.sandbox, far.sandbox.resources.unwrap().memory),
+            (None, Some(csb_api::Bytes(64 << 20)))
+        );
+        assert_eq!(far.exec.command, CommandRequest::Argv(vec!["ls".into(), "-l".into()]));
+        assert_eq!((far.exec.cwd.as_deref(), far.exec.stdin), (Some("/tmp"), Some(StdinRequest::Open(false))));
+        assert!(plan(&["--", "ls"]).unwrap().far().is_none());
+    }
+
+    #[test]
     fn a_template_is_a_name_or_a_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
@@ -314,6 +404,9 @@ mod tests {
             (&["--template", "./nowhere", "--", "ls"], "cannot find `./nowhere` of --template"),
             (&["--write-bps", "1m", "--", "ls"], "limits of disk speed need"),
             (&["--cpu-weight", "0", "--", "ls"], "cpu_weight = 0 is impossible"),
+            (&["--kind", "remote", "-v", "/usr:/x", "--", "ls"], "a directory of this host"),
+            (&["--kind", "remote", "--template", "/usr", "--", "ls"], "of this host"),
+            (&["--opt", "endpoint=http://x", "--", "ls"], "option `endpoint` is none of sandbox kind `process`"),
         ] {
             let error = plan(args).expect_err(&format!("{args:?}"));
             assert!(error.contains(part), "{args:?}: {error}");

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use csb_api::{ErrorCode, ExecRequest, ExecResultView, ExecView, Invalid, RunCodeRequest};
 use csb_node::{Exec, ExecError, OpError};
-use csb_types::{DEFAULT_OUTPUT_BYTES, ExecId};
+use csb_types::{Capability, DEFAULT_OUTPUT_BYTES, ExecId};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -107,6 +107,9 @@ impl App {
         request: &ExecRequest,
     ) -> Result<Result<Exec, ExecError>, AppError> {
         let (mut spec, text) = request.to_spec()?;
+        if spec.pty.is_some() {
+            mine.able(Capability::Pty)?;
+        }
         match request.max_output_bytes {
             Some(bytes) if bytes.0 > self.config.max_output => {
                 let most = csb_types::format_bytes(self.config.max_output);

@@ -6,11 +6,11 @@ use crate::{
     db::{After, NewSandbox},
 };
 use csb_api::{
-    Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState, SandboxView,
-    Seconds, StatsView, StorageName, time_from_ms,
+    ErrorCode, Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
+    SandboxView, Seconds, StatsView, StorageName, time_from_ms,
 };
 use csb_node::{Handle, OpError, Sandbox};
-use csb_types::{Kind, Phase, SandboxId, SandboxSpec, Upper};
+use csb_types::{Capability, Kind, Phase, SandboxId, SandboxSpec, Upper};
 use std::{sync::Arc, time::Duration};
 
 /// Host name inside a sandbox that asked for none; the same for all, so that pooled ones need no change.
@@ -31,6 +31,19 @@ impl Mine {
         match self.sandbox.phase() {
             Phase::Running => self.handle().await,
             phase => Err(OpError::WrongPhase(phase).into()),
+        }
+    }
+
+    /// Refuses what its kind cannot do, with the reason.
+    pub fn able(&self, capability: Capability) -> Result<(), AppError> {
+        let kind = self.sandbox.kind();
+        match kind.lacks(capability) {
+            None => Ok(()),
+            Some(why) => {
+                let message = format!("a sandbox of kind `{}` has no `{}`: {why}", kind.name(), capability.name());
+                Err(AppError::new(ErrorCode::Unsupported, message)
+                    .hint("GET /api/v1/kinds lists what each kind can do"))
+            }
         }
     }
 
@@ -187,7 +200,10 @@ impl App {
         request: SandboxRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SandboxView>, AppError> {
-        let spec = self.with_template(request.to_spec()?);
+        let spec = self.with_template(request.to_spec(self.config.kind)?);
+        if spec.kind == Kind::Remote {
+            return self.create_remote(who, request, &spec.options.endpoints, idem).await;
+        }
         let lifetime = self.lifetime(request.timeout)?;
         let claimed = match self.turn(who, idem).await? {
             Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
@@ -211,7 +227,7 @@ impl App {
 
     /// A part of the list of the caller's sandboxes (an admin's: of all).
     pub async fn list_sandboxes(
-        &self,
+        self: &Arc<Self>,
         who: &Identity,
         state: Option<SandboxState>,
         after: Option<After>,
@@ -225,13 +241,19 @@ impl App {
         // A row without a sandbox has ended this moment; its watcher is about to say so.
         let found = rows.iter().filter_map(|r| {
             let id: SandboxId = r.id.parse().ok()?;
+            if let Some(far) = self.remotes.known.get(&id) {
+                return Some(far.seen());
+            }
             Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? }.view().ok()
         });
-        Ok(Page { items: found.collect(), next_cursor })
+        let page = Page { items: found.collect(), next_cursor };
+        self.refresh_later();
+        Ok(page)
     }
 
     /// Freezes every process.
     pub async fn pause(self: &Arc<Self>, mine: Mine) -> Result<SandboxView, AppError> {
+        mine.able(Capability::Pause)?;
         let app = self.clone();
         self.finish(async move {
             if mine.sandbox.phase() != Phase::Paused {
@@ -258,6 +280,7 @@ impl App {
 
     /// Changes limits.
     pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
+        mine.able(Capability::LiveLimits)?;
         let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
         self.node.check_limits(&limits)?;
         self.finish(async move {
@@ -288,6 +311,9 @@ impl App {
     /// Releases by id; a second time is not an error for its owner.
     pub async fn release_by_id(self: &Arc<Self>, who: &Identity, id: &str) -> Result<ReleaseView, AppError> {
         let view = ReleaseView { sandbox_id: id.to_owned(), released: true };
+        if let Some(mine) = self.remote_sandbox(who, id)? {
+            return self.release_remote(mine).await.map(|()| view);
+        }
         match self.sandbox(who, id) {
             Ok(mine) => self.release(mine.sandbox).await.map(|()| view),
             Err(missing) => match self.db.sandbox_owner(id).await? {

@@ -4,7 +4,8 @@
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
 use super::{
-    App, AppError, CodeRun, Idem, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, places, sandboxes::Mine,
+    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, places,
+    sandboxes::Mine,
 };
 use crate::{
     auth::Identity,
@@ -30,7 +31,7 @@ const LOST_VFS: &str = "the sandbox of this session had ended, so a new one was 
 
 /// As the API shows it.
 pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
-    let spec = row.request.to_spec()?;
+    let spec = row.request.to_spec(Kind::default())?;
     Ok(SessionView {
         session_id: row.id.clone(),
         sandbox_id: row.sandbox_id.clone(),
@@ -55,8 +56,11 @@ impl App {
         request: SessionRequest,
         idem: Option<Idem>,
     ) -> Result<Outcome<SessionView>, AppError> {
-        let mut sandbox_request = request.sandbox_request()?;
-        let mut spec = self.with_template(sandbox_request.to_spec()?);
+        let mut sandbox_request = request.sandbox_request(self.config.kind)?;
+        let mut spec = self.with_template(sandbox_request.to_spec(self.config.kind)?);
+        if spec.kind == Kind::Remote {
+            return self.create_remote_session(who, request, sandbox_request, spec, idem).await;
+        }
         let id = SessionId::random().to_string();
         if spec.kind == Kind::Local {
             // Decided once: each of its sandboxes gets this directory.
@@ -132,6 +136,10 @@ impl App {
     pub async fn pause_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
         let _lock = self.lock_session(id).await;
         let row = self.open_session(who, id).await?;
+        if let Some(far) = self.remotes.known.session(id) {
+            self.set_far_session(&MineFarSession { row, far }, "pause", SessionState::Paused).await?;
+            return session_view(&self.session(who, id).await?);
+        }
         if let Some(mine) = self.bound(&row) {
             self.pause(mine).await?;
         }
@@ -147,9 +155,15 @@ impl App {
         let who = who.clone();
         self.finish(async move {
             let _lock = lock;
-            app.bind(&row).await.map(drop)?;
-            app.db.set_session_state(&row.id, SessionState::Running).await?;
-            session_view(&app.session(&who, &row.id).await?)
+            let id = row.id.clone();
+            match app.remotes.known.session(&id) {
+                Some(far) => app.set_far_session(&MineFarSession { row, far }, "resume", SessionState::Running).await?,
+                None => {
+                    app.bind(&row).await.map(drop)?;
+                    app.db.set_session_state(&id, SessionState::Running).await?;
+                }
+            }
+            session_view(&app.session(&who, &id).await?)
         })
         .await
     }
@@ -162,7 +176,9 @@ impl App {
         self.finish(async move {
             let _lock = lock;
             app.db.set_session_state(&row.id, SessionState::Closed).await?;
-            if let Some(mine) = app.bound(&row) {
+            if let Some(far) = app.remotes.known.session(&row.id) {
+                app.end_far_session(&row, &far).await?;
+            } else if let Some(mine) = app.bound(&row) {
                 app.release(mine.sandbox).await?;
             }
             app.db.remove_session(&row.id).await?;
@@ -178,7 +194,9 @@ impl App {
         // Bound again, perhaps, while the lock was waited for.
         let Some(row) = self.db.session(&row.id).await? else { return Ok(()) };
         self.db.close_session(&row.id, note).await?;
-        if let Some(mine) = self.bound(&row) {
+        if let Some(far) = self.remotes.known.session(&row.id) {
+            self.end_far_session(&row, &far).await?;
+        } else if let Some(mine) = self.bound(&row) {
             self.release(mine.sandbox).await?;
         }
         self.forget_lock(&row.id);
@@ -283,7 +301,7 @@ impl App {
             }
             return Ok((mine, None));
         }
-        let spec = self.with_template(row.request.to_spec()?);
+        let spec = self.with_template(row.request.to_spec(Kind::default())?);
         let lost = match spec.kind {
             Kind::Vfs => LOST_VFS,
             Kind::Local => LOST_LOCAL,
@@ -302,7 +320,7 @@ impl App {
         Ok((mine, Some(lost.into())))
     }
 
-    async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(super) async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
             if locks.len() > 10_000 {

@@ -1,7 +1,7 @@
 //! The table of settings: name, variable, default, meaning and how the text is read.
 
 use super::{Config, LogFormat, Secret};
-use csb_types::{parse_bytes, parse_duration};
+use csb_types::{Kind, parse_bytes, parse_duration};
 use std::{
     fmt::Display,
     net::SocketAddr,
@@ -179,6 +179,53 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "sandbox.kind",
+        env: "SANDBOX_KIND",
+        default: "process",
+        absent: "",
+        about: "Kind of sandbox where a request names none",
+        set: |c, text| {
+            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text.trim());
+            let names = || Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
+            c.kind = kind.ok_or_else(|| format!("`{text}` is none of {}", names()))?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.servers",
+        env: "REMOTE_SERVERS",
+        default: "",
+        absent: "none; kind `remote` is off",
+        about: "Servers that sandboxes of kind `remote` may be made at, in the order in which they are tried: \
+                `name=url` or `url`, separated by commas",
+        set: |c, text| {
+            c.remote_list = super::remote::list(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.servers_file",
+        env: "REMOTE_SERVERS_FILE",
+        default: "",
+        absent: "none",
+        about: "TOML file with such servers and their credentials",
+        set: |c, text| {
+            c.remote_file = Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "remote.connect_timeout",
+        env: "REMOTE_CONNECT_TIMEOUT",
+        default: "5s",
+        absent: "",
+        about: "How long a connection to such a server may take to be made",
+        set: |c, text| {
+            c.remote_timeout = duration(text, Duration::from_millis(10))?;
+            Ok(())
+        },
+    },
+    Setting {
         key: "workspaces.dir",
         env: "WORKSPACES_DIR",
         default: "",
@@ -289,6 +336,44 @@ pub(super) const SETTINGS: &[Setting] = &[
         set: |c, text| {
             c.cleanup_idle = Some(Duration::from_secs(number::<u64>(text, 1, 3650)? * 86400));
             Ok(())
+        },
+    },
+    Setting {
+        key: "docker.host",
+        env: "DOCKER_HOST",
+        default: "",
+        absent: "`unix:///var/run/docker.sock`",
+        about: "The Docker Engine of sandbox kind `docker`: `unix:///path`; one on another host cannot be used",
+        set: |c, text| {
+            c.docker.host = Some(text.to_owned()).filter(|text| !text.is_empty());
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.image",
+        env: "DOCKER_IMAGE",
+        default: "",
+        absent: "this host's programs, as in kind `process`",
+        about: "Image of `docker` sandboxes that name none",
+        set: |c, text| {
+            c.docker.image = Some(name(text)?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "docker.networks",
+        env: "CSB_DOCKER_NETWORKS",
+        default: "",
+        absent: "`none` alone",
+        about: "Docker networks that `networkMode` may name, separated by commas. A sandbox in one of them reaches whatever that network reaches",
+        set: |c, text| {
+            c.docker.networks =
+                text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+            let bad = |word: &&String| **word == "host" || word.starts_with("container:");
+            match c.docker.networks.iter().find(bad) {
+                Some(word) => Err(format!("`{word}` is no network of the sandbox's own")),
+                None => Ok(()),
+            }
         },
     },
     Setting {

@@ -140,7 +140,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
 }
 
-async fn json_bytes(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, Failure> {
+/// A JSON body as it came.
+pub async fn json_bytes(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, Failure> {
     let limit = app.config.json_limit;
     let too_large = || {
         let message = format!("the JSON body is larger than {}", csb_types::format_bytes(limit));

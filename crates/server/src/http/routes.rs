@@ -55,6 +55,7 @@ pub(super) fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(simple::execute))
         .routes(routes!(simple::read_file, simple::write_file, simple::remove_file))
         .routes(routes!(server::templates))
+        .routes(routes!(server::kinds))
         .routes(routes!(server::languages))
         .routes(routes!(workspaces::clean))
 }

@@ -2,12 +2,13 @@
 //! Knows nothing of where its parent was put.
 
 use super::root::{Root, Tree};
-use super::{CgroupError, Controller, Version, files};
+use super::{CgroupError, Controller, Host, Version, files};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, OFlags, unlinkat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a group may use.
@@ -61,6 +62,34 @@ impl Group {
 
     pub(super) fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// The group that a process of this host is in, made and limited by another program, where that has one of its own in a
+    /// hierarchy: one that a process is at the top of is everybody's.
+    pub fn of_process(pid: i32) -> Result<Self, CgroupError> {
+        let failed = |error: io::Error| CgroupError::new("find the control group of", format!("/proc/{pid}"), error);
+        let host = Host::around(&pid.to_string()).map_err(failed)?;
+        let own = host.hierarchies.iter().filter(|hierarchy| hierarchy.own != hierarchy.mount);
+        let id = own.clone().find_map(|hierarchy| hierarchy.own.file_name()?.to_str());
+        let Some(id) = id else { return Err(failed(io::ErrorKind::NotFound.into())) };
+        let trees = own.filter(|hierarchy| hierarchy.own.ends_with(id)).map(Tree::above);
+        let trees = Arc::new(trees.collect::<Result<Vec<_>, _>>()?);
+        Ok(Self::new(Root { trees, io: Arc::new(super::io::Io::new(None, "")) }, id))
+    }
+
+    /// Whether it stands still, or is about to.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        // Whoever froze it may have used either of two hierarchies.
+        for tree in self.root.trees.iter().filter(|tree| tree.freezes()) {
+            let frozen = match tree.version {
+                Version::V1 => self.text(tree, "freezer.state")?.trim() != "THAWED",
+                Version::V2 => self.number(tree, "cgroup.freeze")? == 1,
+            };
+            if frozen {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Its name.

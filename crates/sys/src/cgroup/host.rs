@@ -93,9 +93,14 @@ pub struct Host {
 impl Host {
     /// Looks at the running system. A host without control groups is an answer, not an error.
     pub fn detect() -> io::Result<Self> {
+        Self::around("self")
+    }
+
+    /// The same, seen from another process of this host: `own` is where it is.
+    pub(super) fn around(process: &str) -> io::Result<Self> {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
         // Absent where the kernel has no control groups at all.
-        let own = match std::fs::read_to_string("/proc/self/cgroup") {
+        let own = match std::fs::read_to_string(format!("/proc/{process}/cgroup")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             other => other?,
         };
@@ -228,7 +233,7 @@ fn is_writable(group: &Path) -> bool {
 }
 
 /// Controllers that a group on v2 can enable for its children.
-fn offered(group: &Path) -> Vec<Controller> {
+pub(super) fn offered(group: &Path) -> Vec<Controller> {
     let listed = files::read(CWD, &group.join("cgroup.controllers").to_string_lossy());
     Controller::in_list(listed.unwrap_or_default().split_whitespace())
 }

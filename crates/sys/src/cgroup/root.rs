@@ -26,6 +26,19 @@ impl Tree {
         self.controllers.contains(&controller)
     }
 
+    /// The directory that a process's group is in, and what that group is limited by.
+    pub fn above(hierarchy: &Hierarchy) -> Result<Self, CgroupError> {
+        let path = hierarchy.own.parent().unwrap_or(&hierarchy.mount).to_owned();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(CWD, &path, flags, Mode::empty())
+            .map_err(|error| CgroupError::new("open the control group", &path, error))?;
+        let controllers = match hierarchy.version {
+            Version::V1 => hierarchy.controllers.clone(),
+            Version::V2 => super::host::offered(&hierarchy.own),
+        };
+        Ok(Self { version: hierarchy.version, path, dir, controllers })
+    }
+
     /// Whether groups here can be frozen.
     pub fn freezes(&self) -> bool {
         self.version == Version::V2 || self.has(Controller::Freezer)

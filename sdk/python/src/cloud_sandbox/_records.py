@@ -225,6 +225,28 @@ class Template(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=True)
+class KindInfo(Record):
+    """A way to isolate sandboxes: what `sandbox.kind` of a request may be."""
+
+    name: str
+    """Name for `kind`."""
+    available: bool
+    """Whether this server can make such sandboxes."""
+    why_not: Optional[str] = None
+    """Why not; null where it can."""
+    isolation: str = ""
+    """What stands between a sandbox and the host, and between sandboxes."""
+    capabilities: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What its sandboxes can do besides commands, files and limits."""
+    cannot: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What they cannot, by the name of the capability, with the reason. It is answered with `unsupported`."""
+    options: tuple[str, ...] = ()
+    """Options that this kind has."""
+
+    __hash__ = Record.__hash__
+
+
+@dataclasses.dataclass(frozen=True, eq=True)
 class Language(Record):
     """A language of `run-code` and `execute`."""
 

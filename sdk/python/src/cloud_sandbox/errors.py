@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 __all__ = [
+    "BackendUnavailable",
     "BadRequest",
     "CapacityExceeded",
     "CloudSandboxError",
@@ -40,6 +41,7 @@ __all__ = [
     "ProtocolError",
     "QuotaExceeded",
     "RateLimited",
+    "ResourceNotFound",
     "RoleDenied",
     "SandboxGone",
     "SandboxLimit",
@@ -159,6 +161,10 @@ class TemplateNotFound(NotFound):
     """There is no such template on the server."""
 
 
+class ResourceNotFound(NotFound):
+    """What the options of a kind name is not there: an image, a runtime, a directory."""
+
+
 class Conflict(CloudSandboxError):
     """The object is in a state that does not allow this."""
 
@@ -225,6 +231,12 @@ class SandboxGone(CloudSandboxError):
 
 class RateLimited(CloudSandboxError):
     """Too many requests. `retry_after` is in seconds."""
+
+    retry_after: Optional[float] = None
+
+
+class BackendUnavailable(CloudSandboxError):
+    """What builds sandboxes of this kind does not answer: an engine, another server. `retry_after` is in seconds."""
 
     retry_after: Optional[float] = None
 
@@ -317,6 +329,7 @@ _BY_CODE: Mapping[str, type[CloudSandboxError]] = {
     "exec_not_found": ExecNotFound,
     "file_not_found": FileNotFound,
     "template_not_found": TemplateNotFound,
+    "resource_not_found": ResourceNotFound,
     "file_exists": FileExists,
     "not_empty": NotEmpty,
     "is_directory": IsADirectory,
@@ -335,6 +348,7 @@ _BY_CODE: Mapping[str, type[CloudSandboxError]] = {
     "bad_user": CommandNotRunnable,
     "unknown_language": UnknownLanguage,
     "rate_limited": RateLimited,
+    "backend_unavailable": BackendUnavailable,
     "capacity": CapacityExceeded,
     "disk_full": DiskFull,
     "unsupported": Unsupported,
@@ -370,7 +384,7 @@ def error_from(status: int, body: Any, headers: Mapping[str, str]) -> CloudSandb
         request_id=said.get("request_id") or headers.get("x-request-id"),
         status=status,
     )
-    if isinstance(error, (RateLimited, CapacityExceeded)):
+    if isinstance(error, (RateLimited, CapacityExceeded, BackendUnavailable)):
         error.retry_after = parse_retry_after(headers.get("retry-after"))
     return error
 

@@ -10,7 +10,7 @@ use axum::{
     http::header,
     response::IntoResponse,
 };
-use csb_api::{ErrorBody, HealthView, Items, LanguageView, TemplateView};
+use csb_api::{ErrorBody, HealthView, Items, KindView, LanguageView, TemplateView};
 use std::sync::Arc;
 
 /// Health
@@ -40,6 +40,15 @@ pub async fn metrics(State(app): State<Arc<App>>, request: Request) -> Answer<im
     responses((status = 200, body = Items<TemplateView>), (status = "default", body = ErrorBody)))]
 pub async fn templates(State(app): State<Arc<App>>) -> Json<Items<TemplateView>> {
     Json(Items { items: app.templates().await })
+}
+
+/// Lists kinds of sandboxes
+///
+/// What each one isolates and cannot do, and whether this server has it.
+#[utoipa::path(get, path = "/api/v1/kinds", tag = "server", operation_id = "list_kinds",
+    responses((status = 200, body = Items<KindView>), (status = "default", body = ErrorBody)))]
+pub async fn kinds(State(app): State<Arc<App>>) -> Json<Items<KindView>> {
+    Json(Items { items: app.kinds() })
 }
 
 /// Lists languages

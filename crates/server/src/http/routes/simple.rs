@@ -5,9 +5,10 @@ use super::{
     files::{checked, download, entries},
 };
 use crate::{
-    app::{App, Outcome},
+    app::{App, AppError, Outcome},
     http::{
         extract::{Json as MaybeJson, Keyed, NeedJson, Query, WantsEvents, Who, upload},
+        forward,
         respond::{Answer, RequestId, replay},
     },
 };
@@ -74,6 +75,10 @@ pub async fn execute(
     Extension(request_id): Extension<RequestId>,
     body: Keyed<ExecuteRequest>,
 ) -> Answer<Response> {
+    if let Some(mine) = app.remote_sandbox(&who, &body.value.sandbox_id)? {
+        let value = serde_json::to_value(&body.value).map_err(|e| AppError::internal(e.to_string()))?;
+        return forward::execute(app, mine, value, body.idem, events, request_id, &who).await;
+    }
     let (sandbox_id, stream, code) = body.value.split();
     let mine = app.sandbox(&who, &sandbox_id)?;
     let run = app.run_code_once(&who, &mine, code, body.idem).await?;

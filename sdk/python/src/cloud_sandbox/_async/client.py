@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional, TypeVar
 from .._config import Config
 from .._retry import Safety
 from ..errors import ProtocolError
-from ..models import Language, Page, Record, SandboxInfo, SessionInfo, Template
+from ..models import KindInfo, Language, Page, Record, SandboxInfo, SessionInfo, Template
 from .transport import AsyncTransport
 
 R = TypeVar("R", bound=Record)
@@ -127,6 +127,10 @@ class AsyncClient:
     async def templates(self) -> list[Template]:
         """What sandboxes can start from."""
         return _items(await self.transport.json("GET", "/api/v1/templates"), Template.from_json)
+
+    async def kinds(self) -> list[KindInfo]:
+        """How sandboxes can be isolated, what each kind cannot do, and which of them this server has."""
+        return _items(await self.transport.json("GET", "/api/v1/kinds"), KindInfo.from_json)
 
     async def languages(self) -> list[Language]:
         """What `run_code` can run."""

@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional, TypeVar
 from .._config import Config
 from .._retry import Safety
 from ..errors import ProtocolError
-from ..models import Language, Page, Record, SandboxInfo, SessionInfo, Template
+from ..models import KindInfo, Language, Page, Record, SandboxInfo, SessionInfo, Template
 from .transport import Transport
 
 R = TypeVar("R", bound=Record)
@@ -128,6 +128,10 @@ class Client:
     def templates(self) -> list[Template]:
         """What sandboxes can start from."""
         return _items(self.transport.json("GET", "/api/v1/templates"), Template.from_json)
+
+    def kinds(self) -> list[KindInfo]:
+        """How sandboxes can be isolated, what each kind cannot do, and which of them this server has."""
+        return _items(self.transport.json("GET", "/api/v1/kinds"), KindInfo.from_json)
 
     def languages(self) -> list[Language]:
         """What `run_code` can run."""

@@ -16,9 +16,11 @@ CPU_PERIOD = 100_000
 class DockerSandboxBackend(CloudSandboxBackend):
     """A container of `image` with at most `memory_limit` (`"512m"`) and `cpu_quota` microseconds of CPU in each 100 ms.
 
-    It is a sandbox of the server's kind `docker`; a server that has none refuses it, with `Unsupported`. Where there is
-    no Docker, `kind="process"` chooses another kind by name: `image` then means nothing, and `template` is what it
-    starts from. The limits hold in any kind. Further keywords are those of `CloudSandboxBackend`.
+    It is a sandbox of the server's kind `docker`, whose container has the network `network_mode`; a server that has
+    none refuses it, with `Unsupported`. An image that is not there is `ResourceNotFound`, an engine that is not there
+    `BackendUnavailable`. Where there is no Docker, `kind="process"` chooses another kind by name: `image` then means
+    nothing, and `template` is what it starts from. The limits hold in any kind. Further keywords are those of
+    `CloudSandboxBackend`.
     """
 
     def __init__(
@@ -41,14 +43,17 @@ class DockerSandboxBackend(CloudSandboxBackend):
             limits["cpu"] = cpu_quota / CPU_PERIOD
         limits.update(resources or {})
         self.image = image
-        how = {"kind": kind, **({"image": image} if kind == "docker" else {})}
-        super().__init__(sandbox=how, resources=limits, network=network_mode, **options)
+        if kind == "docker":
+            how = {"kind": kind, "image": image, "networkMode": network_mode}
+            super().__init__(sandbox=how, resources=limits, **options)
+        else:
+            super().__init__(sandbox={"kind": kind}, resources=limits, network=network_mode, **options)
 
     def _create(self, client: Client) -> SandboxInfo:
         try:
             return super()._create(client)
         except (BadRequest, Unsupported) as refused:
-            if not _lacks_docker(refused):
+            if not _lacks_docker(client, refused):
                 raise
             raise Unsupported(
                 "this server has no sandboxes of the kind `docker`",
@@ -59,8 +64,12 @@ class DockerSandboxBackend(CloudSandboxBackend):
             ) from refused
 
 
-def _lacks_docker(refused: CloudSandboxError) -> bool:
-    """Whether it is the kind that was refused. A server without it may not know its option `image` either."""
-    if refused.code == "unsupported":
+def _lacks_docker(client: Client, refused: CloudSandboxError) -> bool:
+    """Whether it is the kind that was refused, and not something else that was asked of it."""
+    if refused.code != "unsupported":
+        # A server of before the kind does not know its option either.
+        return refused.message.startswith("sandbox.image: unknown field")
+    try:
+        return not any(kind.name == "docker" and kind.available for kind in client.kinds())
+    except CloudSandboxError:
         return "`docker`" in refused.message
-    return refused.message.startswith("sandbox.image: unknown field")

@@ -6,7 +6,7 @@
 //! Its bytes are reserved: what a sandbox was told it wrote must not depend on what others left of the host's disk. A write
 //! that the host cannot take would be lost after the fact, or damage the file system inside.
 
-use crate::CreateError;
+use crate::BackendError;
 use csb_types::{Limits, SandboxId};
 use rustix::fs::FallocateFlags;
 use std::{
@@ -25,8 +25,9 @@ const STALE: Duration = Duration::from_secs(600);
 
 /// An image with a name; the name goes with this value.
 #[derive(Debug)]
-pub(crate) struct Image {
-    pub(crate) path: PathBuf,
+pub struct Image {
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 impl Drop for Image {
@@ -49,9 +50,9 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-fn refused(error: io::Error) -> CreateError {
+fn refused(error: io::Error) -> BackendError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CreateError::Capacity {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BackendError::NoRoom {
             limit: format!("disk space of the data directory ({error})"),
             hint: "ask for less `disk`, free some, or move the data directory".into(),
         },
@@ -59,8 +60,8 @@ fn refused(error: io::Error) -> CreateError {
     }
 }
 
-fn failed(step: &str, message: impl ToString) -> CreateError {
-    CreateError::Jail { step: step.into(), message: message.to_string() }
+fn failed(step: &str, message: impl ToString) -> BackendError {
+    BackendError::Failed { step: step.into(), message: message.to_string() }
 }
 
 /// Size of the image that leaves `limits.disk` bytes for files: block groups, inodes, the root and
@@ -71,7 +72,7 @@ fn image_bytes(limits: &Limits) -> u64 {
 }
 
 /// Makes an ext4 image for `limits`.
-pub(crate) async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<Image, CreateError> {
+pub async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<Image, BackendError> {
     let image = Image { path: dir.join(format!("{id}.img")) };
     let bytes = image_bytes(limits);
     let create = || -> io::Result<File> {
@@ -106,7 +107,7 @@ pub(crate) async fn make(dir: &Path, id: &SandboxId, limits: &Limits) -> Result<
 }
 
 /// Removes images that no living server made.
-pub(crate) fn sweep(dir: &Path) -> io::Result<()> {
+pub fn sweep(dir: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,

@@ -1,0 +1,355 @@
+//! Kind `docker`: containers of a Docker Engine on this host.
+//!
+//! The engine makes, limits, pauses and ends a container; everything else is between its init and the sandbox's driver, over a
+//! socket that needs no engine. So an engine that leaves containers alone when it is restarted (`live-restore`) takes no command
+//! along, and a server that is restarted finds its containers without one.
+
+mod body;
+mod engine;
+mod image;
+
+use crate::{
+    Backend, BackendError, Guests, Held,
+    backend::Building,
+    guests::{RecordV1, aside, refusal},
+};
+use csb_engine::{Doing, Keeper, warden::WardenError};
+use csb_sys::packet::Conn;
+use csb_types::{Kind, KindOptions, Limits, SandboxId, SandboxSpec, Usage};
+use csb_wire::Failure;
+use engine::{Engine, is_absent, is_unchanged};
+use std::{io, sync::Arc};
+
+/// What an administrator decides.
+#[derive(Debug, Clone, Default)]
+pub struct DockerSettings {
+    /// Where the engine listens: `unix:///path`; none: `/var/run/docker.sock`.
+    pub host: Option<String>,
+    /// Image of sandboxes that name none; none: this host's programs, as in kind `process`.
+    pub image: Option<String>,
+    /// Values of `networkMode` that may be asked for; `none` always may.
+    pub networks: Vec<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    guests: Arc<Guests>,
+    engine: Engine,
+    settings: DockerSettings,
+    /// One at a time makes or pulls images.
+    images: tokio::sync::Mutex<()>,
+}
+
+impl Docker {
+    /// Nothing is asked of the engine before a sandbox is.
+    pub fn new(guests: Arc<Guests>, settings: DockerSettings) -> Self {
+        let engine = Engine::new(settings.host.as_deref());
+        Self { shared: Arc::new(Shared { guests, engine, settings, images: tokio::sync::Mutex::default() }) }
+    }
+}
+
+/// Undoes what was made, unless it is kept.
+struct Undo {
+    shared: Arc<Shared>,
+    id: Option<SandboxId>,
+}
+
+impl Undo {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.release(&id).await {
+                // The next server tries again.
+                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a container");
+            }
+        });
+    }
+}
+
+impl Shared {
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(BackendError::Unsupported(
+                "sandbox kind `docker` for an ordinary user: the server needs root".into(),
+            ));
+        }
+        check(spec, &self.settings)?;
+        let docker = self.engine.connect().await?;
+        let (image, binds) = self.image(&docker, spec).await?;
+        let program = self.guests.program().await?;
+        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
+        let made = self.build(id, spec, &docker, body::Parts { image, binds, program }).await;
+        match made {
+            Ok(conn) => {
+                undo.keep();
+                Ok(conn)
+            }
+            Err(error) => {
+                // Done before the answer, so that whoever is told finds nothing.
+                if self.release(id).await.is_ok() {
+                    undo.keep();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        docker: &bollard::Docker,
+        parts: body::Parts,
+    ) -> Result<Conn, BackendError> {
+        let place = self.guests.place(id);
+        place.begin(Kind::Docker, "")?;
+        let upper = self.guests.upper(id, spec).await?;
+        place.furnish(&upper)?;
+        let body = body::container(id, spec, &place, &self.guests, parts)?;
+        let options = bollard::query_parameters::CreateContainerOptions { name: Some(name(id)), ..Default::default() };
+        let failed = |step: &'static str| move |error| self.engine.refused(step, error);
+        let container = docker.create_container(Some(options), body).await.map_err(failed("make the container"))?.id;
+        let record = |pid| {
+            let step = "write the container's record".to_owned();
+            let written = place.write(Kind::Docker, "", &container, pid);
+            written.map_err(|error| BackendError::Failed { step, message: error.to_string() })
+        };
+        record(0)?;
+        docker.start_container(&container, None).await.map_err(failed("start the container"))?;
+        let state = docker.inspect_container(&container, None).await.map_err(failed("look at the container"))?.state;
+        let pid = state.and_then(|state| state.pid).and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+        if pid == 0 {
+            return Err(BackendError::Unavailable {
+                what: "the container's init ended at once".into(),
+                hint: "is the image of this host's architecture?".into(),
+            });
+        }
+        record(pid)?;
+        place.connect(pid).await
+    }
+
+    /// Removes the container, if it is ours and there, and then what it had here.
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        let place = self.guests.place(id);
+        let record = place.record();
+        if record.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !place.path.exists() {
+            return Ok(());
+        }
+        let docker = self.engine.connect().await?;
+        let known = record.ok().map(|record| record.container).filter(|container| !container.is_empty());
+        // Without a record the server died between the two steps; the name is the same.
+        self.remove(&docker, &known.unwrap_or_else(|| name(id))).await?;
+        let guests = self.guests.clone();
+        aside(move || {
+            let step = "remove the container's directory";
+            let removed =
+                place.remove().map_err(|error| BackendError::Failed { step: step.into(), message: error.to_string() });
+            if guests.is_private() {
+                guests.tidy();
+            }
+            removed
+        })
+        .await
+    }
+
+    /// Ends and removes a container that bears this node's label, and no other.
+    async fn remove(&self, docker: &bollard::Docker, container: &str) -> Result<(), BackendError> {
+        let failed = |error| self.engine.failed("remove the container", error);
+        let found = match docker.inspect_container(container, None).await {
+            Err(error) if is_absent(&error) => return Ok(()),
+            found => found.map_err(failed)?,
+        };
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        if labels.get(body::NODE) != Some(&self.guests.node()) {
+            tracing::warn!(container, "a container that is not of this server is left alone");
+            return Ok(());
+        }
+        let options = bollard::query_parameters::RemoveContainerOptions { force: true, v: true, ..Default::default() };
+        match docker.remove_container(container, Some(options)).await {
+            Err(error) if is_absent(&error) || is_unchanged(&error) => Ok(()),
+            done => done.map_err(failed),
+        }
+    }
+
+    /// Containers of ours that no directory tells of, and directories of containers that are gone.
+    async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
+        let failed =
+            |error: io::Error| BackendError::Failed { step: "read the records".into(), message: error.to_string() };
+        let records = self.guests.records(Kind::Docker).map_err(failed)?;
+        let mut held = Vec::new();
+        for (id, record) in &records {
+            let place = self.guests.place(id);
+            match place.reconnect(record) {
+                Ok(conn) => {
+                    let frozen = place.group(record).and_then(|group| group.is_frozen().map_err(io::Error::other));
+                    held.push(Held { id: id.clone(), conn, frozen: frozen.unwrap_or(false) });
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
+                    if let Err(error) = self.release(id).await {
+                        tracing::error!(sandbox = %id, %error, "cannot remove a container");
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.sweep(&held).await {
+            tracing::debug!(%error, "cannot look for containers that are left");
+        }
+        self.guests.tidy();
+        Ok(held)
+    }
+
+    async fn sweep(&self, held: &[Held]) -> Result<(), BackendError> {
+        let docker = self.engine.connect().await?;
+        let filters = [("label".to_owned(), vec![format!("{}={}", body::NODE, self.guests.node())])];
+        let options = bollard::query_parameters::ListContainersOptions {
+            all: true,
+            filters: Some(filters.into()),
+            ..Default::default()
+        };
+        let failed = |error| self.engine.failed("list the containers", error);
+        for found in docker.list_containers(Some(options)).await.map_err(failed)? {
+            let label = found.labels.as_ref().and_then(|labels| labels.get(body::SANDBOX));
+            let known = label.is_some_and(|label| {
+                held.iter().any(|held| held.id.as_str() == label)
+                    || label.parse().is_ok_and(|id| self.guests.place(&id).path.exists())
+            });
+            if let Some(container) = found.id.filter(|_| !known) {
+                self.remove(&docker, &container).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, id: &SandboxId) -> Result<RecordV1, WardenError> {
+        self.guests.place(id).record().map_err(|error| refusal("find the container", &error).into())
+    }
+}
+
+/// Of a container, for people and for a server that lost its record.
+fn name(id: &SandboxId) -> String {
+    format!("csb-{id}")
+}
+
+/// Refuses what the kind does not have.
+fn check(spec: &SandboxSpec, settings: &DockerSettings) -> Result<(), BackendError> {
+    if !spec.limits.io.is_none() {
+        return Err(BackendError::Unsupported("limits of disk speed in sandbox kind `docker`".into()));
+    }
+    let KindOptions { image, network_mode, work_dir, .. } = &spec.options;
+    if let Some(image) = image {
+        image::check_name(image)?;
+    }
+    if let Some(network) = network_mode
+        && network != "none"
+        && !settings.networks.contains(network)
+    {
+        let allowed = settings.networks.iter().fold("`none`".to_owned(), |text, name| format!("{text}, `{name}`"));
+        let what = format!("networkMode `{network}`: this server allows {allowed} (setting `docker.networks`)");
+        return Err(BackendError::Unsupported(what));
+    }
+    work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)
+}
+
+fn warden(step: &str) -> impl Fn(BackendError) -> WardenError + '_ {
+    move |error| {
+        let hint = match &error {
+            BackendError::Unavailable { hint, .. } => format!("; {hint}"),
+            _ => String::new(),
+        };
+        WardenError::Failed(Failure { step: step.into(), message: format!("{error}{hint}"), errno: 0 })
+    }
+}
+
+impl Keeper for Docker {
+    fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
+        Box::pin(async move { self.shared.release(id).await.map_err(warden("release the container")) })
+    }
+
+    fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let step = if frozen { "pause the container" } else { "resume the container" };
+            let container = self.shared.record(id)?.container;
+            let docker = self.shared.engine.connect().await.map_err(warden(step))?;
+            let done = match frozen {
+                true => docker.pause_container(&container).await,
+                false => docker.unpause_container(&container).await,
+            };
+            match done {
+                Err(error) if is_absent(&error) => {
+                    Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOENT)).into())
+                }
+                done => done.map_err(|error| self.shared.engine.failed(step, error)).map_err(warden(step)),
+            }
+        })
+    }
+
+    fn set_limits<'a>(&'a self, id: &'a SandboxId, limits: Limits) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let step = "change the container's limits";
+            if !limits.io.is_none() {
+                return Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOTSUP)).into());
+            }
+            let container = self.shared.record(id)?.container;
+            let docker = self.shared.engine.connect().await.map_err(warden(step))?;
+            match docker.update_container(&container, body::update(&limits)).await {
+                Err(error) if is_absent(&error) => {
+                    Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOENT)).into())
+                }
+                // The kernel's answer, in the engine's words: more is in use than can be reclaimed.
+                Err(error) if error.to_string().contains("device or resource busy") => {
+                    Err(refusal(step, &io::Error::from_raw_os_error(libc::EBUSY)).into())
+                }
+                done => done.map_err(|error| self.shared.engine.failed(step, error)).map_err(warden(step)),
+            }
+        })
+    }
+
+    fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {
+        Box::pin(async move {
+            let record = self.shared.record(id)?;
+            let usage = self.shared.guests.place(id).usage(&record);
+            usage.map_err(|error| refusal("read the container's counters", &error).into())
+        })
+    }
+}
+
+impl Backend for Docker {
+    fn kind(&self) -> Kind {
+        Kind::Docker
+    }
+
+    fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {
+        Box::pin(self.shared.create(id, spec))
+    }
+
+    fn held(&self) -> Building<'_, Vec<Held>> {
+        Box::pin(async {
+            for guests in self.shared.guests.orphaned() {
+                let other = Docker::new(guests, self.shared.settings.clone());
+                if let Ok(records) = other.shared.guests.records(Kind::Docker) {
+                    for (id, _) in records {
+                        if let Err(error) = other.shared.release(&id).await {
+                            tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
+                        }
+                    }
+                }
+                other.shared.guests.tidy();
+            }
+            self.shared.held().await
+        })
+    }
+}

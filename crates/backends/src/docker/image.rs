@@ -1,0 +1,185 @@
+//! Which image a container is made of: one that was asked for, pulled where the engine lacks it; or a template of this host,
+//! handed to the engine once.
+
+use super::{Shared, engine::is_absent};
+use crate::{BackendError, guests::aside};
+use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions};
+use bytes::Bytes;
+use csb_image::{Bind, Template};
+use csb_types::SandboxSpec;
+use futures_util::{StreamExt, TryStreamExt};
+use std::{
+    fs::File,
+    io::{self, Read, Seek},
+    path::Path,
+};
+
+/// Repository of images that are templates of this host.
+const REPOSITORY: &str = "csb-template";
+const CHUNK: usize = 256 * 1024;
+
+/// Refuses what is no name of an image: it becomes part of the engine's paths.
+pub(super) fn check_name(name: &str) -> Result<(), BackendError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
+    let good = (1..=255).contains(&name.len())
+        && name.bytes().all(plain)
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !name.contains("..")
+        && !name.contains("//");
+    if good {
+        return Ok(());
+    }
+    Err(BackendError::NotFound {
+        what: format!("image `{}`", name.chars().take(64).collect::<String>()),
+        hint: "an image has a name such as `alpine`, `python:3.12-slim` or `registry.example/team/name@sha256:…`"
+            .into(),
+    })
+}
+
+impl Shared {
+    /// The image of a sandbox, and what of the host is to be shown in it.
+    pub(super) async fn image(
+        &self,
+        docker: &bollard::Docker,
+        spec: &SandboxSpec,
+    ) -> Result<(String, Vec<Bind>), BackendError> {
+        match spec.options.image.as_ref().or(self.settings.image.as_ref()) {
+            Some(image) => {
+                self.find(docker, image).await?;
+                Ok((image.clone(), Vec::new()))
+            }
+            None => {
+                let template = self.guests.template(&spec.template).await?;
+                let name = self.import(docker, &template).await?;
+                Ok((name, template.binds))
+            }
+        }
+    }
+
+    async fn has(&self, docker: &bollard::Docker, image: &str) -> Result<bool, BackendError> {
+        match docker.inspect_image(image).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(self.engine.failed("look for the image", error)),
+        }
+    }
+
+    /// Makes sure that the engine has an image.
+    async fn find(&self, docker: &bollard::Docker, image: &str) -> Result<(), BackendError> {
+        if self.has(docker, image).await? {
+            return Ok(());
+        }
+        let _one = self.images.lock().await;
+        if self.has(docker, image).await? {
+            return Ok(());
+        }
+        // A tag that is left out means all of them.
+        let last = image.rsplit('/').next().unwrap_or(image);
+        let tag = (!last.contains([':', '@'])).then(|| "latest".to_owned());
+        let options = CreateImageOptions { from_image: Some(image.to_owned()), tag, ..Default::default() };
+        let pulled = docker.create_image(Some(options), None, None).try_for_each(async |_| Ok(())).await;
+        pulled.map_err(|error| BackendError::NotFound {
+            what: format!("image `{image}` (the engine cannot pull it: {})", said(&error)),
+            hint: format!("`docker pull {image}` on the server's host, or `docker load`, or name another one"),
+        })
+    }
+
+    /// Makes sure that the engine has a template of this host as an image.
+    async fn import(&self, docker: &bollard::Docker, template: &Template) -> Result<String, BackendError> {
+        let failed = |message: String| BackendError::Failed { step: "hand the template to the engine".into(), message };
+        // A version is made once, and its directory named by it alone.
+        let version = template.layers.first().and_then(|layer| layer.parent()?.file_name()?.to_str());
+        let version = version.ok_or_else(|| failed("it has no layer".into()))?;
+        let source = self.guests.source();
+        let tag = format!("{source}-{}-{version}", template.name);
+        let name = format!("{REPOSITORY}:{tag}");
+        if self.has(docker, &name).await? {
+            return Ok(name);
+        }
+        let _one = self.images.lock().await;
+        if self.has(docker, &name).await? {
+            return Ok(name);
+        }
+        let layers = template.layers.clone();
+        let archive = aside(move || {
+            let packed = pack(&layers);
+            packed
+                .map_err(|error| BackendError::Failed { step: "pack the template".into(), message: error.to_string() })
+        })
+        .await?;
+        let options = CreateImageOptions {
+            from_src: Some("-".into()),
+            repo: Some(REPOSITORY.into()),
+            tag: Some(tag),
+            ..Default::default()
+        };
+        let body = bollard::body_try_stream(chunks(archive));
+        let imported = docker.create_image(Some(options), Some(body), None).try_for_each(async |_| Ok(())).await;
+        imported.map_err(|error| self.engine.failed("hand the template to the engine", error))?;
+        self.forget(docker, &format!("{REPOSITORY}:{source}-{}-", template.name), &name).await;
+        Ok(name)
+    }
+
+    /// Removes images of a template's earlier versions, but those that a container has.
+    async fn forget(&self, docker: &bollard::Docker, prefix: &str, current: &str) {
+        let Ok(images) = docker.list_images(None::<ListImagesOptions>).await else { return };
+        let names = images.into_iter().flat_map(|image| image.repo_tags);
+        for old in names.filter(|name| name.starts_with(prefix) && name != current) {
+            if let Err(error) = docker.remove_image(&old, None::<RemoveImageOptions>, None).await {
+                tracing::debug!(image = old, %error, "an old image stays");
+            }
+        }
+    }
+}
+
+/// The engine's own words.
+fn said(error: &bollard::errors::Error) -> String {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { message, .. } => message.clone(),
+        error => error.to_string(),
+    }
+}
+
+/// An archive of layers, topmost first, as one.
+fn pack(layers: &[std::path::PathBuf]) -> io::Result<File> {
+    let mut archive = tar::Builder::new(tempfile::tempfile()?);
+    archive.follow_symlinks(false);
+    // What comes later replaces what came before.
+    for layer in layers.iter().rev() {
+        archive.append_dir_all(Path::new("."), layer)?;
+    }
+    let mut file = archive.into_inner()?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn chunks(file: File) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
+    futures_util::stream::unfold(file, async |mut file| {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; CHUNK];
+            let read = file.read(&mut buffer);
+            (read.map(|length| Bytes::from(buffer).slice(..length)), file)
+        });
+        match read.await {
+            Ok((Ok(bytes), _)) if bytes.is_empty() => None,
+            Ok((bytes, file)) => Some((bytes, file)),
+            Err(error) => Some((Err(io::Error::other(error)), tempfile::tempfile().ok()?)),
+        }
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn a_name_that_would_lead_elsewhere_in_the_engine_is_none() {
+        for good in ["alpine", "python:3.12-slim", "a.example:5000/b/c@sha256:00ff"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "../containers/x", "a/../../b", "a?x=1", "a b", "a%2f..", "/a", "a#b", "a//b"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Kind `oci`: containers of an OCI runtime (runc, crun), of a bundle that we write, without an engine.
+//!
+//! The root is an overlay of the template's layers and the sandbox's own file system, mounted by us; the runtime does the rest.
+
+mod bundle;
+mod runtime;
+
+use crate::{
+    Backend, BackendError, Guests, Held,
+    backend::Building,
+    guests::{Place, RecordV1, aside, refusal},
+};
+use csb_engine::{Doing, Keeper, warden::WardenError};
+use csb_image::Template;
+use csb_sys::{
+    mount::{self, Attributes, Tree, make_beneath, open_beneath},
+    packet::Conn,
+};
+use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Usage};
+use csb_wire::{Failure, guest::USER};
+use runtime::Runtime;
+use rustix::fs::{AtFlags, Gid, Uid};
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    sync::Arc,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Oci {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    guests: Arc<Guests>,
+}
+
+impl Oci {
+    /// Nothing is asked of a runtime before a sandbox is.
+    pub fn new(guests: Arc<Guests>) -> Self {
+        Self { shared: Arc::new(Shared { guests }) }
+    }
+}
+
+/// Undoes what was made, unless it is kept.
+struct Undo {
+    shared: Arc<Shared>,
+    id: Option<SandboxId>,
+}
+
+impl Undo {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.release(&id).await {
+                // The next server tries again.
+                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a container");
+            }
+        });
+    }
+}
+
+fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
+    move |error| BackendError::Failed { step: step.into(), message: error.to_string() }
+}
+
+/// Mounts the sandbox's root: layers, what takes its writes, and what of the host is shown.
+fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option<&str>) -> io::Result<()> {
+    let files = place.files();
+    upper.attach_at(&files)?;
+    let (up, work, root) = (files.join("up"), files.join("work"), place.path.join("rootfs"));
+    for directory in [&up, &work, &root] {
+        DirBuilder::new().mode(0o755).create(directory)?;
+    }
+    let mut lower = Vec::new();
+    for (number, layer) in template.layers.iter().enumerate() {
+        // By short names of ours: the option is a list, and as long as a page at most.
+        let name = place.path.join(format!("layer{number}"));
+        DirBuilder::new().mode(0o755).create(&name)?;
+        let tree = Tree::copy(rustix::fs::CWD, layer, false)?;
+        tree.restrict(Attributes::READ_ONLY, None, false)?;
+        tree.attach_at(&name)?;
+        lower.push(name.to_string_lossy().into_owned());
+    }
+    let lower = lower.join(":");
+    let (up, work) = (up.to_string_lossy(), work.to_string_lossy());
+    let options = [
+        ("lowerdir", Some(lower.as_str())),
+        ("upperdir", Some(&*up)),
+        ("workdir", Some(&*work)),
+        ("redirect_dir", Some("on")),
+        ("xino", Some("on")),
+    ];
+    Tree::new("overlay", &options, Attributes::default())?.attach_at(&root)?;
+    let inside = mount::open_directory(&root)?;
+    for bind in &template.binds {
+        let tree = Tree::copy(rustix::fs::CWD, &bind.host, false)?;
+        tree.restrict(Attributes::READ_ONLY, None, false)?;
+        tree.attach(open_beneath(&inside, &bind.guest.to_string_lossy())?)?;
+    }
+    if let Some(work_dir) = work_dir {
+        let made = make_beneath(&inside, work_dir)?;
+        let (uid, gid) = (Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)));
+        rustix::fs::chownat(rustix::fs::CWD, proc_path(&made), uid, gid, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// A name of what a descriptor is open on, for calls that take no `O_PATH` descriptor.
+fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+impl Shared {
+    fn group(&self) -> String {
+        format!("csb-oci-{}", self.guests.node())
+    }
+
+    fn runtime(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
+        Runtime::choose(asked, &self.guests.state("oci"))
+    }
+
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+        if !rustix::process::geteuid().is_root() {
+            let what = "sandbox kind `oci` for an ordinary user: the server needs root";
+            return Err(BackendError::Unsupported(what.into()));
+        }
+        if !spec.limits.io.is_none() {
+            return Err(BackendError::Unsupported("limits of disk speed in sandbox kind `oci`".into()));
+        }
+        spec.options.work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)?;
+        let runtime = self.runtime(spec.options.runtime.as_deref())?;
+        let template = self.guests.template(&spec.template).await?;
+        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
+        match self.build(id, spec, &runtime, template).await {
+            Ok(conn) => {
+                undo.keep();
+                Ok(conn)
+            }
+            Err(error) => {
+                // Done before the answer, so that whoever is told finds nothing.
+                if self.release(id).await.is_ok() {
+                    undo.keep();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        runtime: &Runtime,
+        template: Template,
+    ) -> Result<Conn, BackendError> {
+        let program = self.guests.program().await?;
+        let place = self.guests.place(id);
+        place.begin(Kind::Oci, &runtime.name)?;
+        let upper = self.guests.upper(id, spec).await?;
+        let work_dir = spec.options.work_dir.clone();
+        let config = bundle::config(id, spec, &place, &self.guests, &program, &self.group());
+        let place = aside(move || {
+            mount_root(&place, &template, &upper, work_dir.as_deref()).map_err(failed("mount the sandbox's root"))?;
+            let text = serde_json::to_vec(&config).map_err(|error| failed("write the bundle")(error.into()))?;
+            fs::write(place.path.join("config.json"), text).map_err(failed("write the bundle"))?;
+            Ok(place)
+        })
+        .await?;
+        let record = |pid| place.write(Kind::Oci, &runtime.name, id.as_str(), pid).map_err(failed("write the record"));
+        record(0)?;
+        let (bundle, pid_file) = (place.path.to_string_lossy().into_owned(), place.path.join("pid"));
+        let pid_path = pid_file.to_string_lossy().into_owned();
+        let words = ["create", "--bundle", &bundle, "--pid-file", &pid_path, id.as_str()];
+        let refused = |error: BackendError| BackendError::Unavailable {
+            what: format!("{} makes no container here: {error}", runtime.name),
+            hint: "ask for another runtime (`runtime`): runc or crun".into(),
+        };
+        runtime.run("make the container", &words, None).await.map_err(refused)?;
+        runtime.run("start the container", &["start", id.as_str()], None).await.map_err(refused)?;
+        let pid = fs::read_to_string(&pid_file).map_err(failed("read the container's pid"))?;
+        let pid =
+            pid.trim().parse::<i32>().map_err(|error| failed("read the container's pid")(io::Error::other(error)))?;
+        record(pid)?;
+        place.connect(pid).await
+    }
+
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        let place = self.guests.place(id);
+        if let Ok(record) = place.record()
+            && !record.container.is_empty()
+        {
+            let runtime = self.runtime(Some(&record.runtime))?;
+            if let Ok(group) = place.group(&record) {
+                // Its end waits for its turns otherwise, or for ever if it stands still.
+                let _ = group.kill();
+            }
+            // A container that is gone already is one that `--force` does not complain of.
+            runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
+        }
+        let guests = self.guests.clone();
+        aside(move || {
+            let removed = place.remove().map_err(failed("remove the container's directory"));
+            if guests.is_private() {
+                guests.tidy();
+            }
+            removed
+        })
+        .await
+    }
+
+    async fn held(&self) -> Result<Vec<Held>, BackendError> {
+        let mut held = Vec::new();
+        for (id, record) in self.guests.records(Kind::Oci).map_err(failed("read the records"))? {
+            let place = self.guests.place(&id);
+            match place.reconnect(&record) {
+                Ok(conn) => {
+                    let frozen = place.group(&record).and_then(|group| group.is_frozen().map_err(io::Error::other));
+                    held.push(Held { id, conn, frozen: frozen.unwrap_or(false) });
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
+                    if let Err(error) = self.release(&id).await {
+                        tracing::error!(sandbox = %id, %error, "cannot remove a container");
+                    }
+                }
+            }
+        }
+        self.guests.tidy();
+        Ok(held)
+    }
+
+    /// Its record, and the runtime that made it.
+    fn known(&self, id: &SandboxId, step: &str) -> Result<(RecordV1, Runtime), WardenError> {
+        let record = self.guests.place(id).record().map_err(|error| refusal("find the container", &error))?;
+        let runtime = self.runtime(Some(&record.runtime)).map_err(|error| warden(step, error))?;
+        Ok((record, runtime))
+    }
+}
+
+fn warden(step: &str, error: BackendError) -> WardenError {
+    let errno = if error.to_string().contains("device or resource busy") { libc::EBUSY } else { 0 };
+    WardenError::Failed(Failure { step: step.into(), message: error.to_string(), errno })
+}
+
+impl Keeper for Oci {
+    fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
+        Box::pin(async move { self.shared.release(id).await.map_err(|error| warden("release the container", error)) })
+    }
+
+    fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let (word, step) =
+                if frozen { ("pause", "pause the container") } else { ("resume", "resume the container") };
+            let (record, runtime) = self.shared.known(id, step)?;
+            runtime.run(step, &[word, &record.container], None).await.map_err(|error| warden(step, error))
+        })
+    }
+
+    fn set_limits<'a>(&'a self, id: &'a SandboxId, limits: Limits) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let step = "change the container's limits";
+            if !limits.io.is_none() {
+                return Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOTSUP)).into());
+            }
+            let (record, runtime) = self.shared.known(id, step)?;
+            let text = bundle::resources(&limits).to_string();
+            let words = ["update", "--resources", "-", &record.container];
+            runtime.run(step, &words, Some(&text)).await.map_err(|error| warden(step, error))
+        })
+    }
+
+    fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {
+        Box::pin(async move {
+            let step = "read the container's counters";
+            let (record, _) = self.shared.known(id, step)?;
+            self.shared.guests.place(id).usage(&record).map_err(|error| refusal(step, &error).into())
+        })
+    }
+}
+
+impl Backend for Oci {
+    fn kind(&self) -> Kind {
+        Kind::Oci
+    }
+
+    fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {
+        Box::pin(self.shared.create(id, spec))
+    }
+
+    fn held(&self) -> Building<'_, Vec<Held>> {
+        Box::pin(async {
+            for guests in self.shared.guests.orphaned() {
+                let other = Shared { guests };
+                for (id, _) in other.guests.records(Kind::Oci).unwrap_or_default() {
+                    if let Err(error) = other.release(&id).await {
+                        tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
+                    }
+                }
+                other.guests.tidy();
+            }
+            self.shared.held().await
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! OCI runtimes as programs: which are there, and how they are called.
+
+use crate::BackendError;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+/// In the order of preference.
+const NAMES: [&str; 2] = ["runc", "crun"];
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(super) struct Runtime {
+    pub(super) name: String,
+    program: PathBuf,
+    /// Where it keeps what it knows of containers.
+    state: PathBuf,
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let places = path.split(':').chain(["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]);
+    places.filter(|place| place.starts_with('/')).map(|place| Path::new(place).join(name)).find(|file| file.is_file())
+}
+
+impl Runtime {
+    /// The one that is asked for, or the first that there is.
+    pub(super) fn choose(asked: Option<&str>, state: &Path) -> Result<Self, BackendError> {
+        if asked == Some("runsc") {
+            // Its `HostConnectedEndpoint` refuses to send what is beside a message.
+            let what = "runtime `runsc`: gVisor lets no descriptors out of a container, by which terminals come and commands are \
+                        found again after a restart";
+            return Err(BackendError::Unsupported(what.into()));
+        }
+        if let Some(name) = asked
+            && !NAMES.contains(&name)
+        {
+            let what =
+                format!("runtime `{}`: it is one of {}", name.chars().take(64).collect::<String>(), NAMES.join(", "));
+            return Err(BackendError::Unsupported(what));
+        }
+        let names: &[&str] = match &asked {
+            Some(name) => std::slice::from_ref(name),
+            None => &NAMES,
+        };
+        let found = names.iter().find_map(|name| Some(((*name).to_owned(), find(name)?)));
+        let (name, program) = found.ok_or_else(|| BackendError::NotFound {
+            what: format!("an OCI runtime ({})", names.join(", ")),
+            hint: format!("install it on the server's host: `apt-get install {}`", names[0]),
+        })?;
+        Ok(Self { state: state.join(&name), name, program })
+    }
+
+    /// Runs it; what it says on standard error is why it failed.
+    pub(super) async fn run(&self, step: &str, words: &[&str], input: Option<&str>) -> Result<(), BackendError> {
+        let failed = |message: String| BackendError::Failed { step: step.into(), message };
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.state);
+        command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").kill_on_drop(true);
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        // The container inherits its streams: a file, not a pipe whose end somebody would wait for.
+        let (out, mut said) = (tempfile::tempfile(), tempfile::tempfile().map_err(|error| failed(error.to_string()))?);
+        command.stdout(out.map_err(|error| failed(error.to_string()))?);
+        command.stderr(said.try_clone().map_err(|error| failed(error.to_string()))?);
+        let mut child = command.spawn().map_err(|error| failed(format!("`{}`: {error}", self.program.display())))?;
+        if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+            stdin.write_all(input.as_bytes()).await.map_err(|error| failed(error.to_string()))?;
+        }
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await;
+        let status = status.map_err(|_| failed(format!("`{}` does not end", self.name)))?;
+        if status.map_err(|error| failed(error.to_string()))?.success() {
+            return Ok(());
+        }
+        let mut words = String::new();
+        let read = std::io::Seek::rewind(&mut said).and_then(|()| std::io::Read::read_to_string(&mut said, &mut words));
+        let words = read.map(|_| words.trim().lines().last().unwrap_or("it failed").to_owned());
+        Err(failed(format!("{}: {}", self.name, words.unwrap_or_default())))
+    }
+}

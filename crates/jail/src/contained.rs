@@ -1,0 +1,22 @@
+//! From a container that another program made to a sandbox that can run commands: its namespaces, its root and its limits are
+//! there, what is left is to shut the door.
+
+use crate::{Built, Marks, Step, Tenant};
+use csb_sys::{landlock::Ruleset, process, process::cap};
+use csb_wire::Failure;
+use rustix::fs::{Mode, OFlags};
+
+/// Makes this process, pid 1 of the container, what starts the sandbox's commands. `nofile` is each command's limit of
+/// descriptors, `env` what they find in their environment. On an error the process must end.
+pub fn contained(nofile: u32, env: Vec<String>) -> Result<Built, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).step("open /proc")?;
+    process::set_undumpable().step("shut the door")?;
+    process::drop_bounding_set().step("shut the door")?;
+    process::set_no_new_privs().step("shut the door")?;
+    if let Some(rules) = Ruleset::sandbox().step("make the Landlock rules")? {
+        rules.restrict_self().step("enter the Landlock domain")?;
+    }
+    process::keep_capabilities(&[cap::KILL, cap::SETUID, cap::SETGID, cap::SETPCAP]).step("shut the door")?;
+    Ok(Built { tenant: Tenant::contained(nofile, env), proc, marks: Marks::groups() })
+}

@@ -1,0 +1,20 @@
+//! What a backend and the init of its containers agree on before they talk: names inside the container.
+
+/// Directory with our program and what it is loaded with, read-only.
+pub const PROGRAMS: &str = "/.csb";
+/// File name of our program there, and so what it is called by: it is then a container's init. Its arguments: the limit of
+/// descriptors of a command, and [`ONCE`] or nothing.
+pub const PROGRAM: &str = "csb-guest";
+/// The init ends when its first server does.
+pub const ONCE: &str = "once";
+/// Directory that the container shares with its backend alone.
+pub const SHARED: &str = "/.csb-run";
+/// Socket there, on which the init listens.
+pub const SOCKET: &str = "init.sock";
+/// File there, with the reason why there is no init.
+pub const FAILED: &str = "failed";
+/// Owner of that directory: no command ever has this id (`csb_jail::account` refuses it), and without capabilities none, root
+/// included, passes a directory of mode 0700 that belongs to it.
+pub const OWNER: u32 = 65535;
+/// Default user of commands inside, and its group.
+pub const USER: u32 = 1000;

@@ -1,0 +1,443 @@
+"""Containers of a real Docker Engine and of real OCI runtimes: what is particular to them, on this host.
+
+The engine is one of the test's own (scripts/docker.sh). Where none can be started, or a runtime is missing, the tests
+that need it are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from harness import ROOT, Api, Server, program, refused
+
+SCRIPT = str(ROOT / "scripts" / "docker.sh")
+# Where Debian keeps runtimes, whatever the shell's PATH.
+PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+
+
+class Engine:
+    """A Docker Engine of the tests' own, asked over its socket."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        started = subprocess.run([SCRIPT, "start", directory], capture_output=True, text=True)
+        if started.returncode:
+            pytest.skip(f"no Docker Engine can be started here: {started.stderr.strip()}")
+        self.host = started.stdout.strip()
+        socket = self.host.removeprefix("unix://")
+        self.http = httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://docker", timeout=60)
+
+    def stop(self) -> None:
+        self.http.close()
+        subprocess.run([SCRIPT, "stop", self.directory], check=True)
+
+    def containers(self) -> list[dict[str, Any]]:
+        return self.http.get("/containers/json", params={"all": "true"}).json()
+
+    def load(self, name: str) -> None:
+        """An image of a static busybox and nothing else: no C library, no passwd."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add("/bin/busybox", "bin/busybox")
+            for applet in ("sh", "cat", "id", "ls", "echo"):
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(link)
+            evil = tarfile.TarInfo("etc/ld.so.preload")
+            evil.size = len(b"/evil.so\n")
+            archive.addfile(evil, io.BytesIO(b"/evil.so\n"))
+        repo, tag = name.split(":")
+        params = {"fromSrc": "-", "repo": repo, "tag": tag, "changes": "ENV GREETING=hello LD_PRELOAD=/evil.so"}
+        done = self.http.post("/images/create", params=params, content=packed.getvalue())
+        assert done.status_code == 200, done.text
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    # Short: the address of a socket holds 107 bytes.
+    engine = Engine(tempfile.mkdtemp(prefix="csb-engine-"))
+    yield engine
+    engine.stop()
+
+
+def runtime(name: str) -> str:
+    return shutil.which(name, path=PLACES) or ""
+
+
+@pytest.fixture(scope="module", params=["docker", "oci"])
+def kind(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What a request says of the kind, wherever that can be had."""
+    if request.param == "oci" and not runtime("runc"):
+        pytest.skip("there is no runc: apt-get install runc")
+    return {"kind": request.param}
+
+
+@pytest.fixture(scope="module")
+def own(kind: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that knows the engine."""
+    settings = {"DOCKER_HOST": request.getfixturevalue("engine").host} if kind["kind"] == "docker" else {}
+    server = Server(POOL_MIN_SIZE="0", **settings)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def user(own: Server) -> Iterator[Api]:
+    api = own.api()
+    yield api
+    api.close()
+
+
+def left(own: Server, engine: Engine | None = None) -> list[str]:
+    """What a sandbox could have left on the host."""
+    data = own.data_dir
+    found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{data}/guests" in line]
+    found += [str(path) for path in Path(data, "guests").glob("sb-*")]
+    found += [str(path) for path in Path(data, "disks").glob("*")]
+    for group in Path("/sys/fs/cgroup").glob("*/csb-oci-*/sb-*"):
+        found.append(str(group))
+    if engine:
+        found += [container["Names"][0] for container in engine.containers() if "csb.sandbox" in container["Labels"]]
+    return found
+
+
+def test_a_command_runs_as_in_any_sandbox(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind, env={"A": "sandbox"})
+    done = user.run(sandbox, "echo out; echo err >&2; pwd; echo $A $B $HOME; id -u; exit 3", env={"B": "exec"})
+    assert (done["stdout"], done["stderr"], done["exit_code"]) == (
+        "out\n/workspace\nsandbox exec /home/user\n1000\n",
+        "err\n",
+        3,
+    )
+    assert user.run(sandbox, "id -u; cat /proc/self/status", user="root")["stdout"].startswith("0\n")
+    assert user.run(sandbox, "cat", stdin="given")["stdout"] == "given"
+    assert user.run(sandbox, "kill -TERM $$")["signal"] == 15
+    late = user.run(sandbox, "(sleep 60 & sleep 60) | cat", timeout=1)
+    assert late["killed_by"] == "timeout"
+    # By its mark, the whole tree: nothing but the init and the process that waits for the next command is left.
+    assert "sleep" not in user.run(sandbox, "cat /proc/[0-9]*/comm")["stdout"]
+    missing = user("POST", f"/sandboxes/{sandbox}/execs", json={"command": ["no-such-program"]})
+    refused(missing, 422, "command_not_found")
+
+
+def test_a_command_holds_no_privilege(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind)
+    for name in ("user", "root"):
+        status = user.run(sandbox, "cat /proc/self/status", user=name)["stdout"]
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert {fields[f"Cap{of}"] for of in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+        tried = (
+            "ls /.csb-run; echo x > /.csb-run/x; echo x > /.csb/csb-guest; mount -t tmpfs x /mnt; "
+            "chown 65535 /workspace; kill -9 1; echo 1 > /proc/sys/kernel/panic; mknod /tmp/d b 8 0; true"
+        )
+        assert user.run(sandbox, tried, user=name)["exit_code"] == 0
+        assert user.run(sandbox, "ls /.csb-run", user=name)["exit_code"] != 0
+        assert user.run(sandbox, "test -e /tmp/d", user=name)["exit_code"] == 1
+    # The init's socket is not one to connect to from inside, and answers to nobody here.
+    inside = (
+        "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "try: s.connect('/.csb-run/init.sock')\nexcept OSError as e: print(type(e).__name__)"
+    )
+    assert user.run(sandbox, ["python3", "-c", inside], user="root")["stdout"] == "PermissionError\n"
+    assert user.run(sandbox, "echo still here")["stdout"] == "still here\n"
+
+
+def test_a_terminal(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind)
+    exec_id = user.start(sandbox, "stty size; tty; read line; echo got $line", pty={"cols": 100, "rows": 40})
+    user.until_said(sandbox, exec_id, "/dev/pts/")
+    sent = user("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/stdin", content=b"hello\n")
+    assert sent.status_code in (200, 204), sent.text
+    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
+    assert result["exit_code"] == 0 and "40 100" in result["stdout"] and "got hello" in result["stdout"]
+
+
+def test_files_go_in_and_out_and_a_link_leads_nowhere_else(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind, resources={"memory": "512Mi"})
+    data = os.urandom(1 << 20) * 48
+    put = user("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/deep/er/big", content=data)
+    assert put.status_code in (200, 201, 204), put.text
+    assert user("GET", f"/sandboxes/{sandbox}/files?path=/workspace/deep/er/big").content == data
+    assert user.run(sandbox, "wc -c < deep/er/big")["stdout"].strip() == str(len(data))
+    user.run(sandbox, "ln -s /.csb-run/init.sock a; ln -s /proc/1/root/etc/shadow b; ln -s /etc/shadow c")
+    for name in "abc":
+        answer = user("GET", f"/sandboxes/{sandbox}/files?path=/workspace/{name}")
+        assert answer.status_code >= 400, answer.text
+    assert user("PUT", f"/sandboxes/{sandbox}/files?path=/usr/bin/evil", content=b"x").status_code >= 400
+
+
+def test_limits_hold_and_change_on_a_living_container(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox={**kind, "memory": "128m", "cpu": "0.5"}, resources={"pids": 40, "disk": "32Mi"})
+    hog = ["python3", "-c", "x = bytearray(400 << 20)"]
+    assert user.run(sandbox, hog)["killed_by"] == "oom"
+    bomb = user.run(sandbox, "f() { f | f & }; f; sleep 2; echo over", timeout=20)
+    assert bomb["killed_by"] in ("pids", "timeout") or bomb["exit_code"] is not None
+    assert user.run(sandbox, "echo lives")["stdout"] == "lives\n"
+    full = user.run(sandbox, "dd if=/dev/zero of=/workspace/f bs=1M count=64")
+    assert full["exit_code"] != 0 and "No space left" in full["stderr"]
+    assert "No space left" in user.run(sandbox, "dd if=/dev/zero of=/tmp/f bs=1M count=64")["stderr"]
+    user.run(sandbox, "rm -f /workspace/f /tmp/f")
+    changed = user("PATCH", f"/sandboxes/{sandbox}", json={"resources": {"memory": "600Mi"}})
+    assert changed.status_code == 200, changed.text
+    assert user.run(sandbox, hog)["exit_code"] == 0
+    stats = user("GET", f"/sandboxes/{sandbox}/stats").json()
+    assert stats["cpu_usec"] > 0 and stats["memory_peak"] > 300 << 20, stats
+
+
+def test_a_fork_bomb_is_killed_whole(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind, resources={"pids": 60})
+    bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+    done = user.run(sandbox, ["python3", "-c", bomb], timeout=3)
+    assert done["killed_by"] in ("timeout", "pids"), done
+    # What was killed is gone when it is its turn.
+    deadline = time.monotonic() + 20
+    while "python3" in user.run(sandbox, "cat /proc/[0-9]*/comm")["stdout"]:
+        assert time.monotonic() < deadline, "some of it lives"
+        time.sleep(0.1)
+
+
+def test_a_paused_container_stands_still(user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind)
+    exec_id = user.start(sandbox, "while :; do date +%s%N; sleep 0.02; done")
+    user.until_said(sandbox, exec_id, "1")
+    assert user("POST", f"/sandboxes/{sandbox}/pause").status_code == 200
+
+    def said() -> str:
+        return user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/output?follow=false").text
+
+    time.sleep(0.3)
+    before = said()
+    time.sleep(0.5)
+    assert said() == before
+    refused(user("POST", f"/sandboxes/{sandbox}/execs", json={"command": "true"}), 409, "sandbox_paused")
+    assert user("POST", f"/sandboxes/{sandbox}/resume").status_code == 200
+    deadline = time.monotonic() + 20
+    while said() == before:
+        assert time.monotonic() < deadline, "it never went on"
+        time.sleep(0.05)
+
+
+def test_a_command_goes_on_while_the_server_is_killed(own: Server, kind: dict[str, str]) -> None:
+    user = own.api()
+    sandbox = user.create(sandbox=kind)
+    count = "i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i; echo err $i >&2; sleep 0.01; done; exit 7"
+    exec_id = user.start(sandbox, count)
+    reader = user.start(sandbox, "read line; echo got $line", stdin=True)
+    user.until_said(sandbox, exec_id, "line 20")
+    own.kill()
+    time.sleep(0.5)
+    own.start()
+    result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
+    assert result["stdout"] == "".join(f"line {i}\n" for i in range(1, 201))
+    assert result["stderr"] == "".join(f"err {i}\n" for i in range(1, 201))
+    assert result["exit_code"] == 7
+    sent = user("POST", f"/sandboxes/{sandbox}/execs/{reader}/stdin?close=true", content=b"after\n")
+    assert sent.status_code in (200, 204), sent.text
+    assert user("GET", f"/sandboxes/{sandbox}/execs/{reader}/result?wait=60").json()["stdout"] == "got after\n"
+    assert user.run(sandbox, "echo same")["stdout"] == "same\n"
+    user.close()
+
+
+def test_a_paused_one_is_found_again(own: Server, kind: dict[str, str]) -> None:
+    user = own.api()
+    sandbox = user.create(sandbox=kind)
+    assert user("POST", f"/sandboxes/{sandbox}/pause").status_code == 200
+    own.kill()
+    own.start()
+    assert user("GET", f"/sandboxes/{sandbox}").json()["state"] == "paused"
+    assert user("POST", f"/sandboxes/{sandbox}/resume").status_code == 200
+    assert user.run(sandbox, "echo awake")["stdout"] == "awake\n"
+    user.close()
+
+
+def test_what_is_released_leaves_nothing(own: Server, kind: dict[str, str], request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
+    user = own.api()
+    asked: list[dict[str, Any]] = [{}, {"resources": {"memory": "128Mi", "disk": "512Mi"}}, {"storage": "disk"}]
+    for more in asked:
+        sandbox = user.create(sandbox=kind, **more)
+        user.run(sandbox, "setsid sleep 600 & echo x > /workspace/x")
+        assert left(own, engine)
+        assert user("DELETE", f"/sandboxes/{sandbox}").status_code in (200, 204)
+        assert left(own, engine) == []
+    # Also if it is paused, and if the server is killed while it is made.
+    sandbox = user.create(sandbox=kind)
+    user("POST", f"/sandboxes/{sandbox}/pause")
+    assert user("DELETE", f"/sandboxes/{sandbox}").status_code in (200, 204)
+    assert left(own, engine) == []
+    user.close()
+
+
+@pytest.mark.parametrize("pause", [0.05, 0.15, 0.3])
+def test_a_server_killed_while_it_makes_one_leaves_nothing(
+    own: Server, kind: dict[str, str], pause: float, request: pytest.FixtureRequest
+) -> None:
+    engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
+    user = own.api()
+    maker = subprocess.Popen(
+        ["curl", "-s", "-X", "POST", f"{own.url}/api/v1/sandboxes", "-H", f"Authorization: Bearer {user.token}",
+         "-H", "Content-Type: application/json", "-d", json.dumps({"sandbox": kind})],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(pause)
+    own.kill()
+    maker.wait()
+    own.start()
+    for one in user("GET", "/sandboxes").json()["items"]:
+        user("DELETE", f"/sandboxes/{one['sandbox_id']}")
+    deadline = time.monotonic() + 20
+    while left(own, engine):
+        assert time.monotonic() < deadline, left(own, engine)
+        time.sleep(0.1)
+    user.close()
+
+
+def test_an_image_of_anything(engine: Engine) -> None:
+    """Of one static program, whose environment and files try to get into our init."""
+    if not Path("/bin/busybox").exists():
+        pytest.skip("there is no busybox: apt-get install busybox-static")
+    engine.load("csb-test-busybox:1")
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
+    user = server.api()
+    try:
+        sandbox = user.create(sandbox={"kind": "docker", "image": "csb-test-busybox:1", "workDir": "/app"})
+        done = user.run(sandbox, "pwd; id -u; echo $GREETING $LD_PRELOAD; echo x > f; ls /app /workspace")
+        assert done["stdout"] == "/app\n1000\nhello\n/app:\nf\n\n/workspace:\nf\n", done
+    finally:
+        user.close()
+        server.stop()
+
+
+def test_what_cannot_be_had_is_said(engine: Engine) -> None:
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
+    user = server.api()
+
+    def ask(**options: Any) -> httpx.Response:
+        return user("POST", "/sandboxes", json={"sandbox": {"kind": "docker", **options}})
+
+    try:
+        answer = ask(image="csb-test-absent:1")
+        assert answer.status_code == 404, answer.text
+        error = answer.json()["error"]
+        assert "csb-test-absent:1" in error["message"] and "docker pull csb-test-absent:1" in error["hint"]
+        assert ask(image="../containers/json?x=").status_code == 404
+        for options in ({"networkMode": "host"}, {"networkMode": "container:x"}, {"workDir": "/etc"}):
+            assert ask(**options).status_code in (400, 422, 501), options
+        assert left(server, engine) == []
+    finally:
+        user.close()
+        server.stop()
+
+
+@pytest.mark.parametrize("host", ["unix:///nonexistent/docker.sock", "tcp://127.0.0.1:1"])
+def test_an_engine_that_is_not_there_is_said(host: str) -> None:
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=host)
+    user = server.api()
+    try:
+        answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "docker"}})
+        assert answer.status_code == (503 if host.startswith("unix") else 501), answer.text
+        assert host in answer.json()["error"]["message"]
+        assert user.run(user.create(), "echo others run")["stdout"] == "others run\n"
+    finally:
+        user.close()
+        server.stop()
+
+
+def test_other_containers_of_the_engine_are_left_alone(engine: Engine) -> None:
+    engine.load("csb-test-busybox:1")
+    body = {"Image": "csb-test-busybox:1", "Cmd": ["/bin/sh", "-c", "exec /bin/busybox sleep 600"]}
+    ids = []
+    for labels in ({}, {"csb.node": "another", "csb.sandbox": "sb-aaaaaaaaaaaaaaaaaaaa"}):
+        asked = {**body, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
+        made = engine.http.post("/containers/create", json=asked)
+        ids.append(made.json()["Id"])
+        assert engine.http.post(f"/containers/{ids[-1]}/start").status_code == 204
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
+    user = server.api()
+    user("DELETE", f"/sandboxes/{user.create(sandbox={'kind': 'docker'})}")
+    server.kill()
+    server.start()
+    running = {container["Id"] for container in engine.containers() if container["State"] == "running"}
+    assert set(ids) <= running
+    for one in ids:
+        engine.http.delete(f"/containers/{one}", params={"force": "true"})
+    user.close()
+    server.stop()
+
+
+def test_a_command_goes_on_while_the_engine_is_killed() -> None:
+    """By an engine that leaves its containers alone."""
+    directory = tempfile.mkdtemp(prefix="csb-engine-")
+    started = subprocess.run([SCRIPT, "start", directory, "--live-restore"], capture_output=True, text=True)
+    if started.returncode:
+        pytest.skip(f"no Docker Engine can be started here: {started.stderr.strip()}")
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=started.stdout.strip())
+    user = server.api()
+    try:
+        sandbox = user.create(sandbox={"kind": "docker"})
+        count = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.02; done; read x"
+        exec_id = user.start(sandbox, count, stdin=True)
+        os.kill(int(Path(directory, "pid").read_text()), 9)
+        assert user.run(sandbox, "echo without an engine")["stdout"] == "without an engine\n"
+        put = user("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/f", content=b"x")
+        assert put.status_code in (200, 201, 204)
+        assert user("POST", f"/sandboxes/{sandbox}/pause").status_code >= 500
+        subprocess.run([SCRIPT, "start", directory, "--live-restore"], check=True, capture_output=True)
+        assert user("POST", f"/sandboxes/{sandbox}/pause").status_code == 200
+        assert user("POST", f"/sandboxes/{sandbox}/resume").status_code == 200
+        user("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/stdin?close=true", content=b"x\n")
+        result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
+        assert result["stdout"] == "".join(f"{i}\n" for i in range(1, 101))
+    finally:
+        user.close()
+        server.stop()
+        subprocess.run([SCRIPT, "stop", directory], check=True)
+
+
+def test_csb_run_takes_the_kind_and_leaves_nothing(kind: dict[str, str], request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
+    env = {**os.environ, **({"DOCKER_HOST": engine.host} if engine else {})}
+    with tempfile.TemporaryDirectory(prefix="csb-run-") as data:
+        run = [program(), "run", "--data-dir", data, "--kind", kind["kind"], "--opt", "workDir=/app", "--"]
+        done = subprocess.run([*run, "sh", "-c", "pwd; cat"], input="in", capture_output=True, text=True, env=env)
+        assert (done.stdout, done.stderr, done.returncode) == ("/app\nin", "", 0)
+        assert data not in Path("/proc/self/mountinfo").read_text()
+        assert list(Path(data, "guests-run").glob("*/sb-*")) == []
+        if engine:
+            assert not [one for one in engine.containers() if "csb.sandbox" in one["Labels"]]
+
+
+def test_a_runtime_that_cannot_is_said(own: Server, kind: dict[str, str]) -> None:
+    if kind["kind"] != "oci":
+        pytest.skip("it is an option of `oci`")
+    user = own.api()
+    answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "podman"}})
+    assert answer.status_code in (422, 501) and "runc" in answer.text
+    runsc = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "runsc"}})
+    assert "descriptors" in refused(runsc, 501, "unsupported")
+    # Of Debian 12, it refuses hosts with control groups of both versions; elsewhere it runs.
+    answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "crun"}})
+    if answer.status_code == 201:
+        sandbox = answer.json()["sandbox_id"]
+        assert user.run(sandbox, "echo runs")["stdout"] == "runs\n"
+        user("DELETE", f"/sandboxes/{sandbox}")
+    elif runtime("crun"):
+        assert "crun makes no container here" in refused(answer, 503, "backend_unavailable")
+    else:
+        refused(answer, 404, "resource_not_found")
+    assert left(own) == []
+    user.close()

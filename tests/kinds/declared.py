@@ -1,0 +1,27 @@
+"""Of each kind: how to ask for one, and what it declares that it cannot do. The server must say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+numbers = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    cannot: frozenset[str] = frozenset()
+    options: Callable[[], dict[str, Any]] = dict
+
+
+KINDS = {
+    "process": Declared(),
+    "hardened": Declared(),
+    "vfs": Declared(frozenset({"disk"}), lambda: {"memoryOnly": True}),
+    "local": Declared(frozenset({"disk_limit"}), lambda: {"workDir": f"kinds-{next(numbers)}"}),
+    "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
+    "oci": Declared(),
+    "remote": Declared(),
+}

@@ -1,0 +1,100 @@
+"""Limits in every kind of sandbox: each is met, told, and survived."""
+
+from __future__ import annotations
+
+import time
+
+from ways import Way
+
+from harness import Api, refused
+
+MIB = 1 << 20
+BOMB = "bomb() { bomb | bomb & }; bomb; sleep 600"
+
+
+def eat(mebibytes: int) -> list[str]:
+    """Fills a buffer of this size."""
+    return ["dd", "if=/dev/zero", "of=/dev/null", f"bs={mebibytes}M", "count=1"]
+
+
+def works(ann: Api, box: str) -> bool:
+    """Whether a sandbox runs commands; what a limit was met by may take a moment to be gone."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        answer = ann("POST", f"/sandboxes/{box}/execs", json={"command": "echo works"})
+        if answer.status_code == 200 and answer.json()["stdout"] == "works\n":
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_memory_is_limited_and_it_is_told(way: Way, ann: Api) -> None:
+    box = way.create(ann, resources={"memory": "96Mi"})
+    quiet = ann.start(box, "read line; echo lived", stdin=True)
+    done = ann.run(box, eat(300))
+    assert (done["exit_code"], done["signal"], done["killed_by"]) == (137, 9, "oom")
+    assert works(ann, box)
+    ann("POST", f"/sandboxes/{box}/execs/{quiet}/stdin", content=b"\n")
+    assert ann("GET", f"/sandboxes/{box}/execs/{quiet}/result?wait=30").json()["stdout"] == "lived\n"
+    stats = ann("GET", f"/sandboxes/{box}/stats").json()
+    assert stats["oom_kills"] >= 1 and stats["memory_limit"] == 96 * MIB
+    assert stats["memory_peak"] <= 97 * MIB
+
+
+def test_processes_are_limited_and_a_fork_bomb_stays_inside(way: Way, ann: Api) -> None:
+    box = way.create(ann, resources={"pids": 32})
+    done = ann.run(box, BOMB, timeout=3)
+    assert done["exit_code"] != 0 and done["killed_by"] in ("timeout", "pids")
+    assert works(ann, box)
+    stats = ann("GET", f"/sandboxes/{box}/stats").json()
+    assert stats["pids_refused"] >= 1 and stats["pids"] <= 32 and stats["pids_limit"] == 32
+
+
+def test_a_full_disk_is_told_and_can_be_emptied(way: Way, ann: Api) -> None:
+    way.needs("disk_limit")
+    box = way.create(ann, resources={"disk": "16Mi"})
+    done = ann.run(box, "dd if=/dev/zero of=/workspace/fill bs=1M count=100")
+    assert done["exit_code"] != 0 and done["killed_by"] == "disk", done
+    assert "No space left" in done["stderr"] or "quota" in done["stderr"].lower()
+    full = ann("PUT", f"/sandboxes/{box}/files?path=/workspace/more", content=b"x" * MIB)
+    refused(full, 507, "disk_full")
+    assert ann.run(box, "rm -f fill; echo again > small; cat small")["stdout"] == "again\n"
+
+
+def test_limits_change_while_it_lives(way: Way, ann: Api) -> None:
+    way.needs("live_limits")
+    box = way.create(ann, resources={"memory": "96Mi", "pids": 32})
+    assert ann.run(box, eat(200))["killed_by"] == "oom"
+    raised = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "400Mi", "pids": 100}})
+    assert raised.status_code == 200, raised.text
+    assert raised.json()["resources"]["memory"] == 400 * MIB
+    assert ann.run(box, eat(200))["exit_code"] == 0
+    many = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); sleep 5 & done; echo started"
+    assert ann.run(box, many, timeout=60)["stdout"] == "started\n"
+    stats = ann("GET", f"/sandboxes/{box}/stats").json()
+    assert (stats["memory_limit"], stats["pids_limit"]) == (400 * MIB, 100)
+
+
+def test_a_processor_is_shared_out(way: Way, ann: Api) -> None:
+    box = way.create(ann, resources={"cpu": 0.2})
+    ann.start(box, "while :; do :; done")
+    before = ann("GET", f"/sandboxes/{box}/stats").json()["cpu_usec"]
+    begun = time.monotonic()
+    time.sleep(4)
+    used = ann("GET", f"/sandboxes/{box}/stats").json()["cpu_usec"] - before
+    assert used / (time.monotonic() - begun) / 1e6 < 0.3
+
+
+def test_what_it_uses_is_counted(way: Way, box: str, ann: Api) -> None:
+    before = ann("GET", f"/sandboxes/{box}/stats").json()
+    ann.run(box, "dd if=/dev/zero of=/workspace/f bs=1M count=8; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    ann.until_said(box, ann.start(box, "echo up; sleep 600"), "up")
+    after = ann("GET", f"/sandboxes/{box}/stats").json()
+    assert after["cpu_usec"] - before["cpu_usec"] > 50_000
+    assert way.lacks("disk_limit") or 8 * MIB <= after["disk"] - before["disk"] < 16 * MIB
+    assert after["pids"] >= 1 and after["memory"] > 0 and after["inodes_free"] > 0
+
+
+def test_impossible_limits_are_refused(way: Way, ann: Api) -> None:
+    for resources in ({"memory": "1"}, {"pids": 1}, {"cpu": 0}, {"nofile": 1}):
+        refused(ann("POST", "/sandboxes", json=way.request(resources=resources)), 400, "invalid_request")

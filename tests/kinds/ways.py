@@ -1,0 +1,128 @@
+"""Where each kind of sandbox is to be had: servers, a Docker engine, and whether it is a fault that it is not here.
+
+`CSB_KINDS=docker,oci` makes it an error where one of these is not available; otherwise it is skipped, with the server's
+reason. `process`, `vfs`, `remote` and, for root, `hardened` are never skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from typing import Any
+
+import docker_engine
+import pytest
+from declared import KINDS
+
+from elsewhere import Far
+from harness import ROOT, Api, Server
+
+ALWAYS = {"process", "vfs", "remote", *(["hardened"] if os.geteuid() == 0 else [])}
+MUST = ALWAYS | {name.strip() for name in os.environ.get("CSB_KINDS", "").split(",") if name.strip()}
+
+
+class Host:
+    """What all kinds need, each part started for the first that asks for it."""
+
+    def __init__(self) -> None:
+        self.servers: list[Server] = []
+        self.engine = ""
+        self.main: Server | None = None
+        self.other: Far | None = None
+        self.unavailable: dict[str, str] | None = None
+
+    def settings(self, kind: str) -> dict[str, str]:
+        """Of a server that shall have this kind. What a build does not know it ignores."""
+        if kind == "docker":
+            if not self.engine:
+                directory = tempfile.mkdtemp(prefix="csb-kinds-engine-")
+                started = subprocess.run(
+                    [ROOT / "scripts" / "docker.sh", "start", directory], capture_output=True, text=True
+                )
+                if started.returncode:
+                    os.rmdir(directory)
+                    pytest.skip(f"there is no Docker engine: {started.stderr.strip()}")
+                self.engine = started.stdout.strip()
+                docker_engine.add_image(self.engine)
+            return {"DOCKER_HOST": self.engine}
+        if kind == "remote":
+            if self.other is None:
+                self.other = Far()
+                self.servers.append(self.other)
+            return {"REMOTE_SERVERS": f"other={self.other.url}", "REMOTE_OTHER_KEY": self.other.key}
+        return {}
+
+    def start(self, **settings: str) -> Server:
+        self.servers.append(Server(**settings))
+        return self.servers[-1]
+
+    def server(self, kind: str) -> Server:
+        """One for all kinds that need nothing beside it; another for each of the rest."""
+        needs = self.settings(kind)
+        if needs:
+            found = next((one for one in self.servers if needs.items() <= one.env.items()), None)
+            return found or self.start(**needs)
+        if self.main is None:
+            self.main = self.start()
+        return self.main
+
+    def why_not(self, kind: str) -> str:
+        """Why this build and host have none of a kind; empty where they have it. Starts no engine."""
+        if self.unavailable is None:
+            listed = self.server("process").api("kinds")("GET", "/kinds").json()["items"]
+            self.unavailable = {one["name"]: one["why_not"] or "" for one in listed}
+        return self.unavailable.get(kind, "the server does not know it")
+
+    def stop(self) -> None:
+        # The one that others lean on, last.
+        for server in sorted(self.servers, key=lambda one: one is self.other):
+            server.stop()
+        if self.engine:
+            directory = os.path.dirname(self.engine.removeprefix("unix://"))
+            subprocess.run([ROOT / "scripts" / "docker.sh", "stop", directory], check=True)
+
+
+class Way:
+    """One kind, with a server that has it."""
+
+    def __init__(self, host: Host, kind: str) -> None:
+        self.host, self.kind = host, kind
+        self.declared = KINDS[kind]
+        self.server = host.server(kind)
+
+    def lacks(self, capability: str) -> bool:
+        return capability in self.declared.cannot
+
+    def needs(self, capability: str) -> None:
+        """Ends a test of what this kind cannot do; that it says so, `test_kind_declared.py` looks at."""
+        if self.lacks(capability):
+            pytest.skip(f"`{self.kind}` declares that it has no {capability}")
+
+    def limits(self, **limits: Any) -> dict[str, Any]:
+        """`resources` of a request, without what this kind cannot limit."""
+        return {name: limit for name, limit in limits.items() if name != "disk" or not self.lacks("disk_limit")}
+
+    def own_server(self) -> Server:
+        """A server of a test's own, which it may kill."""
+        return self.host.start(**self.host.settings(self.kind))
+
+    def request(self, **body: Any) -> dict[str, Any]:
+        """A request for a sandbox of the kind."""
+        return {"sandbox": {"kind": self.kind, **self.declared.options()}, **body}
+
+    def create(self, api: Api, **body: Any) -> str:
+        return api.create(**self.request(**body))
+
+
+def available(host: Host, kind: str) -> None:
+    """Skips, or fails, where there is no such kind here."""
+    why = host.why_not(kind)
+    # A kind that another program makes is switched on by where that program is.
+    if why and kind in ("docker", "remote"):
+        listed = host.server(kind).api("kinds")("GET", "/kinds").json()["items"]
+        why = next(one["why_not"] or "" for one in listed if one["name"] == kind)
+    if why and kind in MUST:
+        pytest.fail(f"kind `{kind}` has to be here: {why}")
+    if why:
+        pytest.skip(f"kind `{kind}` is not here: {why}")
