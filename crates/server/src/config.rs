@@ -9,6 +9,7 @@ pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
 use csb_backends::DockerSettings;
+use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -64,6 +65,8 @@ pub struct Config {
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
     pub local_max_awake: u32,
+    pub workspace_quota: Option<u64>,
+    pub pressure: PressureConfig,
     pub cleanup_schedule: Option<Schedule>,
     pub cleanup_idle: Option<Duration>,
     pub rate_per_second: u32,
@@ -226,6 +229,8 @@ impl Config {
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,
             local_max_awake: 0,
+            workspace_quota: None,
+            pressure: PressureConfig::default(),
             cleanup_schedule: None,
             cleanup_idle: None,
             rate_per_second: 0,

@@ -169,7 +169,9 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
             allow: config.local_allow.clone(),
             idle: config.local_idle,
             most_awake: config.local_max_awake,
+            quota: config.workspace_quota,
         }),
+        pressure: Some(config.pressure),
     })
     .await?;
     let db = Db::open(&config.database).await?;

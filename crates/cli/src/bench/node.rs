@@ -32,6 +32,7 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
         aliases: Default::default(),
         backends: vec![],
         workspaces: Some(WorkspaceConfig::at(dir.path().join("workspaces"))),
+        pressure: None,
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
     let all = async {
