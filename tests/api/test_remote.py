@@ -13,6 +13,7 @@ import pytest
 from elsewhere import REMOTE, Far, until
 from harness import Api, Server, events, refused
 
+
 @pytest.fixture(scope="module")
 def far() -> Iterator[Far]:
     far = Far()
@@ -281,7 +282,10 @@ def test_a_session_elsewhere_runs_handlers_and_ends_there(ann: Api, bob: Api, fa
     ident, sandbox = session["session_id"], session["sandbox_id"]
     (there,) = [s["session_id"] for s in far.admin.get("/sessions").json()["items"]]
     assert ident != there and session["resources"]["pids"] == 77
-    code = {"code": "def handler(event):\n    print('x' * 100000)\n    return {'sum': event['a'] + 1}", "event": {"a": 1}}
+    code = {
+        "code": "def handler(event):\n    print('x' * 100000)\n    return {'sum': event['a'] + 1}",
+        "event": {"a": 1},
+    }
     done = ann("POST", f"/sessions/{ident}/execute", json=code)
     assert done.status_code == 200, done.text
     assert (done.json()["result"], done.json()["session_id"]) == ({"sum": 2}, ident)

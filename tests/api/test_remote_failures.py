@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from elsewhere import REMOTE, Far, Wire, until
-from harness import Api, Server, events, free_port, refused
+from harness import Server, events, free_port, refused
 
 Start = Callable[..., Server]
 
@@ -199,8 +203,7 @@ def test_callers_credentials_stay_here(start: Start, far: Far, wire: Wire) -> No
     near = start(("edge", wire.url, far.key))
     api = near.api()
     sandbox = api.create(sandbox=REMOTE)
-    private = {"Cookie": "session=private-cookie", "X-API-Key": "", "X-Forwarded-For": "private-address"}
-    del private["X-API-Key"]
+    private = {"Cookie": "session=private-cookie", "X-Forwarded-For": "private-address"}
     for method, path, body in [
         ("GET", "", None),
         ("POST", "/execs", b'{"command":"true"}'),
@@ -224,6 +227,19 @@ def test_callers_credentials_stay_here(start: Start, far: Far, wire: Wire) -> No
     api.close()
 
 
+class Heard:
+    """A response that does something once a text has come."""
+
+    def __init__(self, response: httpx.Response, text: str, then: Callable[[], None]) -> None:
+        self.response, self.text, self.then = response, text, then
+
+    def iter_lines(self) -> Iterator[str]:
+        for line in self.response.iter_lines():
+            if self.text in line and line.startswith("data:") and "command" not in line:
+                self.then()
+            yield line
+
+
 def test_a_stream_that_breaks_off_says_so(start: Start, far: Far, wire: Wire) -> None:
     near = start(("edge", wire.url, far.key))
     api = near.api()
@@ -232,9 +248,7 @@ def test_a_stream_that_breaks_off_says_so(start: Start, far: Far, wire: Wire) ->
     with api.http.stream(
         "POST", f"/api/v1/sandboxes/{sandbox}/execs", json=command, headers={"Accept": "text/event-stream"}
     ) as response:
-        cutter = threading.Timer(1, wire.cut)
-        cutter.start()
-        seen = events(response)
+        seen = events(Heard(response, "begun", wire.cut))  # type: ignore[arg-type]
         request_id = response.headers["x-request-id"]
     assert [name for name, _, _ in seen] == ["start", "stdout", "error"]
     error = seen[-1][2]["error"]
@@ -320,6 +334,34 @@ def test_the_usual_kind_is_a_setting(start: Start, far: Far) -> None:
     for sandbox in (made, own):
         assert api("DELETE", f"/sandboxes/{sandbox['sandbox_id']}").status_code == 204
     api.close()
+
+
+def test_certificates_are_checked(start: Start, far: Far, tmp_path: Path) -> None:
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    make += ["-days", "2", "-subj", "/CN=edge", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make += ["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    wire = Wire(far.port, context)
+    others = ("edge", wire.url, far.key)
+    stranger = start(others).api()
+    answer = stranger("POST", "/sandboxes", json={"sandbox": REMOTE})
+    refused(answer, 503, "backend_unavailable")
+    assert not wire.asked, "nothing is said to one who cannot prove who it is"
+    stranger.close()
+    near = start(others, SSL_CERT_FILE=str(tmp_path / "cert.pem"))
+    api = near.api()
+    sandbox = api.create(sandbox=REMOTE)
+    assert api.run(sandbox, "echo over tls")["stdout"] == "over tls\n"
+    from cloud_sandbox import Sandbox
+
+    process = Sandbox.connect(sandbox, near.url, token=api.token).start("cat", pty=True)
+    with process.attach() as terminal:
+        terminal.send("x\n")
+        assert terminal.recv(timeout=30) is not None
+    api.close()
+    wire.close()
 
 
 def test_servers_that_name_each_other_do_not_go_round(start: Start) -> None:
