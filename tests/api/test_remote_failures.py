@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -139,6 +140,24 @@ def test_a_create_whose_answers_are_lost_makes_one_and_leaves_none(start: Start,
     wire.deaf = 0
     until(lambda: len(far.ids()) == 1)
     assert [s["sandbox_id"] for s in api("GET", "/sandboxes").json()["items"]] == [sandbox]
+    # Our server dies before it hears what it made.
+    near = api.server
+    wire.cut()
+    wire.deaf = 1000
+
+    def vain() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            api("POST", "/sandboxes", json={"sandbox": REMOTE})
+
+    thread = threading.Thread(target=vain)
+    thread.start()
+    until(lambda: len(far.ids()) == 2)
+    near.kill()
+    thread.join()
+    wire.deaf = 0
+    near.start()
+    until(lambda: len(far.ids()) == 1)
+    assert api.run(sandbox, "echo still")["stdout"] == "still\n"
     api.close()
     until(lambda: far.ids() == [])
 
@@ -370,6 +389,16 @@ def test_servers_that_name_each_other_do_not_go_round(start: Start) -> None:
     made = near.api()("POST", "/sandboxes", headers={"X-Csb-Forwarded": "1"})
     refused(made, 501, "unsupported")
     assert near.api()("POST", "/sandboxes", json={"sandbox": {"kind": "process"}}).status_code == 201
+
+
+def test_what_is_idle_here_is_released_there(start: Start, far: Far) -> None:
+    api = start(("edge", far.url, far.key), CSB_LIFETIME_IDLE="2s").api()
+    busy, idle = api.create(sandbox=REMOTE), api.create(sandbox=REMOTE)
+    api.start(busy, "sleep 600")
+    until(lambda: idle not in api("GET", "/sandboxes").text)
+    assert len(far.ids()) == 1
+    assert [s["sandbox_id"] for s in api("GET", "/sandboxes").json()["items"]] == [busy]
+    api.close()
 
 
 def test_lifetimes_and_quotas_are_ours(start: Start, far: Far) -> None:
