@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,10 +90,12 @@ def test_a_command_under_way_outlives_the_other_servers_death(start: Start, far:
     sandbox = api.create(sandbox=REMOTE)
     answers: list[dict[str, object]] = []
     thread = threading.Thread(
-        target=lambda: answers.append(api.run(sandbox, "echo run >> /workspace/runs; sleep 3; echo done"))
+        target=lambda: answers.append(api.run(sandbox, "echo run >> /workspace/runs; sleep 4; echo done"))
     )
     thread.start()
     until(lambda: "run" in api("GET", f"/sandboxes/{sandbox}/files?path=/workspace/runs").text)
+    # One that dies before it has written down what the key started cannot tell, and says so.
+    time.sleep(1)
     far.kill()
     far.start()
     thread.join(60)
