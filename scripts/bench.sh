@@ -46,6 +46,7 @@ release=$(measure release --n "$rounds")
 burst=$(measure burst --n "$rounds")
 burst_ready=$(measure burst --n "$rounds" --pool "$rounds")
 density=$(measure density --n "$((rounds * 2))")
+capacity=$(measure capacity --n "$((rounds * 50))")
 syscall=$(measure syscall)
 
 table=$(
@@ -80,6 +81,7 @@ table=$(
     echo
     echo "Sustained, $(jq .live <<<"$sustained") others live: $(jq .per_second <<<"$sustained") sandboxes a second made, used and released."
     echo "$(jq .live <<<"$density") sandboxes live at once, each of which had run code: $(jq .kib_each <<<"$density") KiB of host memory each."
+    echo "As many of them fit, the server included (at most $(jq .n <<<"$capacity") were made): $(jq -r '[.budgets[] | "\(.gib) GiB: \(if .full then "" else "at least " end)\(.sandboxes)"] | join("; ")' <<<"$capacity")."
 )
 echo "$table"
 if [ ! -e "$page" ]; then

@@ -409,9 +409,8 @@ def test_an_idle_one_costs_less_than_a_kibibyte_and_no_process() -> None:
     server.kill()
     began = time.monotonic()
     server.start()
-    print(
-        f"found again in {time.monotonic() - began:.1f} s, {server.rss() / (count + 1000):.0f} bytes each of all its memory"
-    )
+    each = server.rss() / (count + 1000)
+    print(f"found again in {time.monotonic() - began:.1f} s, {each:.0f} bytes each of all its memory")
     page = api("GET", "/sandboxes?limit=1000").json()["items"]
     assert len(page) == 1000
     assert api.run(page[500]["sandbox_id"], "echo awake")["stdout"] == "awake\n"

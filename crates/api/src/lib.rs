@@ -12,6 +12,7 @@ mod file;
 mod sandbox;
 mod scalar;
 mod session;
+mod workspace;
 
 pub use auth::{KeyRequest, KeySecretView, KeyView, Role, TokenRequest, TokenView};
 pub use catalog::{
@@ -32,3 +33,4 @@ pub use sandbox::{
 };
 pub use scalar::{Bytes, Cpus, Seconds, rfc3339, time_from_ms};
 pub use session::{SessionRequest, SessionState, SessionView};
+pub use workspace::{CleanRequest, CleanView, FailedWorkspaceView, WorkspaceView};

@@ -1,8 +1,8 @@
 //! Kind `docker`: containers of a Docker Engine on this host.
 //!
 //! The engine makes, limits, pauses and ends a container; everything else is between its init and the sandbox's driver, over a
-//! socket that needs no engine. So an engine that is restarted takes no command along, and a server that is restarted finds its
-//! containers without one.
+//! socket that needs no engine. So an engine that leaves containers alone when it is restarted (`live-restore`) takes no command
+//! along, and a server that is restarted finds its containers without one.
 
 mod body;
 mod engine;

@@ -282,7 +282,7 @@ impl Place {
             DirBuilder::new().mode(0o700).create(&self.path)?;
             self.write(kind, runtime, "", 0)?;
             DirBuilder::new().mode(0o700).create(self.run())?;
-            rustix::fs::chown(&self.run(), Some(Uid::from_raw(OWNER)), Some(Gid::from_raw(OWNER)))?;
+            rustix::fs::chown(self.run(), Some(Uid::from_raw(OWNER)), Some(Gid::from_raw(OWNER)))?;
             DirBuilder::new().mode(0o755).create(self.files())
         };
         make().map_err(failed("make the container's directory"))

@@ -1,4 +1,4 @@
-//! Kind `oci`: containers of an OCI runtime (runc, crun, runsc), of a bundle that we write, without an engine.
+//! Kind `oci`: containers of an OCI runtime (runc, crun), of a bundle that we write, without an engine.
 //!
 //! The root is an overlay of the template's layers and the sandbox's own file system, mounted by us; the runtime does the rest.
 
@@ -184,7 +184,7 @@ impl Shared {
         let words = ["create", "--bundle", &bundle, "--pid-file", &pid_path, id.as_str()];
         let refused = |error: BackendError| BackendError::Unavailable {
             what: format!("{} makes no container here: {error}", runtime.name),
-            hint: "ask for another runtime (`runtime`): runc, crun or runsc".into(),
+            hint: "ask for another runtime (`runtime`): runc or crun".into(),
         };
         runtime.run("make the container", &words, None).await.map_err(refused)?;
         runtime.run("start the container", &["start", id.as_str()], None).await.map_err(refused)?;

@@ -1,5 +1,6 @@
 //! `csb bench`: what things cost on this host, measured on real sandboxes that ran code.
 
+mod capacity;
 mod compare;
 mod figures;
 mod limits;
@@ -21,6 +22,7 @@ use figures::Report;
 Examples:
   csb bench cold --n 200
   csb bench density --n 500 --json | jq .kib_each
+  csb bench capacity --kind vfs
 
 Times are milliseconds, but for `syscall`. `cold` and `run` make everything anew; `claim` takes a sandbox that was made before.
 Every sandbox that is counted has run a command.")]
@@ -37,7 +39,7 @@ pub struct BenchArgs {
     /// Sandboxes that are ready before (burst) [default: as the server has them]
     #[arg(long, value_name = "N")]
     pool: Option<u32>,
-    /// How the sandboxes of a node are isolated (cold, claim, exec, release, sustained, density)
+    /// How the sandboxes of a node are isolated (cold, claim, exec, release, sustained, density, capacity)
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", default_value = "process")]
     kind: Kind,
 }
@@ -58,6 +60,8 @@ enum What {
     Burst,
     /// Keep so many sandboxes that have run a command; memory of each
     Density,
+    /// Keep more and more of them, at most so many; how many fit 1, 2, 4 and 8 GiB, the server included
+    Capacity,
     /// Run a command through the HTTP API, until its end; and look at a sandbox
     Rest,
     /// Start `csb run -- echo`, the whole program, until its first output
@@ -85,6 +89,7 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Exec => node::exec(n(500), args.live, kind)?,
         What::Release => node::release(n(200), kind)?,
         What::Sustained => node::sustained(n(1000), args.live, kind)?,
+        What::Capacity => node::capacity(n(5000), kind)?,
         What::Density => node::density(n(200), kind)?,
         What::Burst => rest::burst(n(100), args.pool)?,
         What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),

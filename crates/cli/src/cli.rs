@@ -73,6 +73,9 @@ pub enum Command {
     /// What sandboxes start from
     #[command(subcommand)]
     Template(TemplateCommand),
+    /// Directories of `local` sandboxes
+    #[command(subcommand)]
+    Workspaces(remote::WorkspacesCommand),
     /// API keys
     #[command(subcommand)]
     Key(remote::KeyCommand),

@@ -59,6 +59,7 @@ fn dispatch(command: Command, json: bool) -> Outcome<u8> {
         Command::Pause(args) => done(remote::block_on(remote::pause(args, json))),
         Command::Resume(args) => done(remote::block_on(remote::resume(args, json))),
         Command::Template(command) => done(template::template(command, json)),
+        Command::Workspaces(command) => done(remote::block_on(remote::workspaces(command, json))),
         Command::Key(command) => done(remote::block_on(remote::key(command, json))),
         Command::Warden(command) => done(warden::warden(command, json)),
         Command::Doctor(args) => done(doctor::doctor(args, json)),

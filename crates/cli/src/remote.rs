@@ -8,6 +8,7 @@ mod list;
 mod logs;
 mod manage;
 mod stats;
+mod workspaces;
 
 pub use copy::{CopyArgs, cp};
 pub use create::{CreateArgs, create};
@@ -17,6 +18,7 @@ pub use list::{PsArgs, ps, show};
 pub use logs::{LogsArgs, logs};
 pub use manage::{PauseArgs, ResumeArgs, RmArgs, pause, resume, rm};
 pub use stats::{StatsArgs, stats};
+pub use workspaces::{WorkspacesCommand, workspaces};
 
 use crate::failure::{Failure, Outcome, exit};
 use std::future::Future;

@@ -58,6 +58,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
             aliases: Default::default(),
             backends: backends(&plan)?,
             workspaces: Some(WorkspaceConfig::at(plan.data_dir.join("workspaces"))),
+            pressure: None,
         };
         let node = Node::start(config).await.map_err(|e| node_failure(&e))?;
         let result = sandbox(&node, plan, json).await;

@@ -22,6 +22,7 @@ const COMMANDS: &[&[&str]] = &[
     &["key", "create"],
     &["key", "ls"],
     &["key", "revoke"],
+    &["workspaces", "clean"],
     &["warden", "start"],
     &["warden", "stop"],
     &["doctor"],

@@ -71,6 +71,8 @@ pub(crate) enum Command {
         limits: Box<Limits>,
         reply: Reply,
     },
+    /// Every command is to be killed for what it wrote.
+    Overrun,
     Release {
         reply: Reply,
     },
@@ -306,6 +308,14 @@ impl Driver {
             }
             Command::SetLimits { limits, reply } => {
                 let _ = reply.send(self.set_limits(*limits).await);
+            }
+            Command::Overrun => {
+                let running = self.live.values().filter(|live| live.exit.is_some());
+                let ids: Vec<ExecId> = running.map(|live| live.exec.id.clone()).collect();
+                for exec in ids {
+                    self.live[&exec].exec.deeds().overran = true;
+                    self.tell(&ToInit::Signal { exec, signal: libc::SIGKILL, tree: true });
+                }
             }
             Command::Release { reply } => {
                 self.releases.push(reply);

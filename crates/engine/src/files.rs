@@ -3,7 +3,7 @@
 //! The helper runs with a sandboxed user's rights; all it sends is treated as hostile: sizes are bounded, silence ends
 //! the operation, and nothing it says is used but as bytes and words to show.
 
-use crate::{driver::Command, handle::Sandbox};
+use crate::{driver::Command, handle::Sandbox, room::Lease};
 use bytes::Bytes;
 use csb_types::{FileEntry, FileError, FileErrorCode, Phase};
 use csb_wire::{CHUNK, FileReply, FileRequest, HEADER, Tag, decode_header, encode_header};
@@ -216,7 +216,9 @@ fn parse_end(payload: &[u8]) -> Result<Reply, FileError> {
     match end {
         Ok(reply) => Ok(Reply { bytes: reply.bytes, entry: reply.entry, truncated: reply.truncated }),
         // Only we know that.
-        Err(FileError { code: FileErrorCode::Paused | FileErrorCode::Gone, .. }) => Err(hostile()),
+        Err(FileError { code: FileErrorCode::Paused | FileErrorCode::Gone | FileErrorCode::QuotaExceeded, .. }) => {
+            Err(hostile())
+        }
         Err(mut error) => {
             if error.message.len() > MOST_MESSAGE {
                 let cut = error.message.floor_char_boundary(MOST_MESSAGE);
@@ -237,7 +239,7 @@ pub struct FileReader {
     first: Option<Bytes>,
     left: u64,
     /// What its sandbox is kept awake by.
-    pub(crate) _lease: Option<Arc<()>>,
+    pub(crate) _lease: Option<Arc<Lease>>,
 }
 
 impl FileReader {

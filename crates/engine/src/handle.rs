@@ -7,6 +7,7 @@ use crate::{
     files::{FileCall, Reply, blame},
     journal::{Entry, Journal},
     keeper::Keeper,
+    room::{Counted, Lease},
     shelf::Shelf,
     spool::Home,
     verdict::Counters,
@@ -32,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Handle {
     shared: Arc<Sandbox>,
     /// See [`Handle::leased`].
-    lease: Option<Arc<()>>,
+    lease: Option<Arc<Lease>>,
 }
 
 /// What is known of a sandbox besides what it does.
@@ -179,7 +180,7 @@ impl Handle {
     }
 
     /// The same sandbox, with something that is dropped when the last clone is, and the last reader of its files.
-    pub fn leased(&self, lease: Arc<()>) -> Self {
+    pub fn leased(&self, lease: Arc<Lease>) -> Self {
         Self { shared: self.shared.clone(), lease: Some(lease) }
     }
 
@@ -191,6 +192,16 @@ impl Handle {
     /// Whether a command runs.
     pub fn is_working(&self) -> bool {
         self.shared.execs().iter().any(|exec| exec.result().is_none())
+    }
+
+    /// Kills every command: together they have written more than they may.
+    pub fn overrun(&self) {
+        let _ = self.shared.commands.send(Command::Overrun);
+    }
+
+    /// Stops every process for a moment, which nobody is to notice, or lets them go on.
+    pub async fn hold(&self, held: bool) -> Result<(), WardenError> {
+        self.shared.keeper.freeze(&self.shared.id, held).await
     }
 
     /// Ends its processes and the driver; what is known of its execs stays in its directory, for another seat.
@@ -369,8 +380,10 @@ impl Handle {
         append: bool,
         body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<FileEntry, FileError> {
+        let counted = Counted::begin(self.lease.as_ref(), path).await?;
         let call = self.call(user, FileRequest::Write { path: path.into(), mode, append })?;
-        blame(&self.shared, call.upload(body).await.and_then(Reply::into_entry)).await
+        let done = call.upload(Counted::bound(counted.clone(), body)).await.and_then(Reply::into_entry);
+        blame(&self.shared, Counted::end(counted, done)).await
     }
 
     /// Entries of a directory sorted by path, and whether `limit` cut the list. `depth` 1: the directory itself.
@@ -421,7 +434,9 @@ impl Handle {
         path: &str,
         body: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<u64, FileError> {
+        let counted = Counted::begin(self.lease.as_ref(), path).await?;
         let call = self.call(user, FileRequest::Unpack { path: path.into() })?;
-        blame(&self.shared, call.upload(body).await.map(|reply| reply.bytes)).await
+        let done = call.upload(Counted::bound(counted.clone(), body)).await.map(|reply| reply.bytes);
+        blame(&self.shared, Counted::end(counted, done)).await
     }
 }

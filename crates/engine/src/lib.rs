@@ -21,6 +21,7 @@ mod order;
 mod plan;
 mod port;
 mod pump;
+mod room;
 mod shelf;
 mod spool;
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use files::FileReader;
 pub use handle::{Handle, Last, Meta, Readiness, Seat};
 pub use keeper::{Doing, Keeper};
 pub use launch::{Need, scarce};
+pub use room::{Lease, Room};
 pub use shelf::Shelf;

@@ -28,6 +28,8 @@ pub(crate) struct Baseline {
 pub(crate) struct Deeds {
     /// Its deadline passed and it was told to die.
     pub(crate) timed_out: bool,
+    /// It was told to die for what it wrote.
+    pub(crate) overran: bool,
     /// Signals sent on request, bit `n` for signal `n`.
     pub(crate) sent: u64,
 }
@@ -77,6 +79,9 @@ fn by_us(status: Status, deeds: Deeds) -> Option<KilledBy> {
     // A shell whose command died of it first says so in its exit code.
     if deeds.timed_out && (status.signal.is_some() || status.fatal() == Some(KILL)) {
         return Some(KilledBy::Timeout);
+    }
+    if deeds.overran && status.fatal() == Some(KILL) {
+        return Some(KilledBy::Disk);
     }
     let sent = status.fatal().is_some_and(|signal| deeds.sent & (1 << signal.clamp(0, 63)) != 0);
     sent.then_some(KilledBy::Signal)
@@ -192,12 +197,15 @@ mod tests {
 
     #[test]
     fn our_own_deeds_come_first() {
-        let timed_out = Deeds { timed_out: true, sent: 0 };
+        let timed_out = Deeds { timed_out: true, ..Deeds::default() };
         check(9, timed_out, false, Usage { oom_kills: 4, ..FINE }, Some(KilledBy::Timeout));
         check(0x8900, timed_out, false, FINE, Some(KilledBy::Timeout));
         check(0, timed_out, false, FINE, None);
         check(0x0100, timed_out, false, FINE, None);
-        let term = Deeds { timed_out: false, sent: 1 << 15 };
+        let overran = Deeds { overran: true, ..Deeds::default() };
+        check(9, overran, false, FINE, Some(KilledBy::Disk));
+        check(0, overran, false, FINE, None);
+        let term = Deeds { sent: 1 << 15, ..Deeds::default() };
         check(15, term, false, FINE, Some(KilledBy::Signal));
         check(0x8f00, term, false, FINE, Some(KilledBy::Signal));
         check(0x0100, term, false, FINE, None);

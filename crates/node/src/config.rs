@@ -1,5 +1,6 @@
 //! What a node is told, and what it tells about itself.
 
+use crate::PressureConfig;
 use csb_backends::Backend;
 use csb_types::SandboxSpec;
 use csb_wire::Mode;
@@ -42,6 +43,8 @@ pub struct NodeConfig {
     pub backends: Vec<Arc<dyn Backend>>,
     /// Where `local` sandboxes are; none: that kind is off.
     pub workspaces: Option<WorkspaceConfig>,
+    /// When memory of the host counts as short; none: that is not looked at.
+    pub pressure: Option<PressureConfig>,
 }
 
 /// What `local` sandboxes are made of.
@@ -56,12 +59,14 @@ pub struct WorkspaceConfig {
     /// Of more than so many that have processes, those that nobody uses now lose them, the least recently used first; 0: no
     /// matter how many.
     pub most_awake: u32,
+    /// Bytes that all below one directory of `dir` may hold together; each sandbox's own directory may hold `limits.disk`.
+    pub quota: Option<u64>,
 }
 
 impl WorkspaceConfig {
     /// At a directory, the rest as is usual.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), allow: vec![], idle: Duration::from_secs(30), most_awake: 0 }
+        Self { dir: dir.into(), allow: vec![], idle: Duration::from_secs(30), most_awake: 0, quota: None }
     }
 }
 

@@ -184,12 +184,11 @@ impl Ledger {
         read(&self.path(id))
     }
 
-    /// All readable entries. Unreadable ones are reported and left for somebody to look at.
-    pub(crate) fn read(&self) -> io::Result<Vec<SandboxV1>> {
-        let mut entries = Vec::new();
+    /// All readable entries, one after another. Unreadable ones are reported and left for somebody to look at.
+    pub(crate) fn read(&self, mut take: impl FnMut(SandboxV1)) -> io::Result<()> {
         let files = match fs::read_dir(&self.dir) {
             // Made with the first sandbox that needs it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             files => files?,
         };
         for file in files {
@@ -198,7 +197,7 @@ impl Ledger {
                 // Taken out by a server that was killed before it could put the file away.
                 Some("json") if fs::metadata(&path)?.len() == 0 => fs::remove_file(path)?,
                 Some("json") => match read(&path) {
-                    Ok(entry) => entries.push(entry),
+                    Ok(entry) => take(entry),
                     Err(error) => tracing::error!(path = %path.display(), %error, "unreadable entry in the ledger"),
                 },
                 // Half written by a server that was killed.
@@ -208,7 +207,7 @@ impl Ledger {
                 Some(_) => {}
             }
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -224,6 +223,12 @@ fn read(path: &Path) -> io::Result<SandboxV1> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all(ledger: &Ledger) -> Vec<SandboxV1> {
+        let mut entries = Vec::new();
+        ledger.read(|entry| entries.push(entry)).unwrap();
+        entries
+    }
 
     fn meta() -> Meta {
         let spec = SandboxSpec { env: [("KEY".into(), "secret".into())].into(), ..Default::default() };
@@ -265,7 +270,7 @@ mod tests {
         fs::write(ledger.path(&SandboxId::random()), serde_json::to_vec(&SandboxV1::new(&id, true, &meta())).unwrap())
             .unwrap();
         fs::write(dir.join("x.new"), "half").unwrap();
-        assert_eq!(ledger.read().unwrap(), [SandboxV1::new(&id, true, &meta())]);
+        assert_eq!(all(&ledger), [SandboxV1::new(&id, true, &meta())]);
         assert!(!dir.join("x.new").exists());
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(ledger.path(&id)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
@@ -273,10 +278,10 @@ mod tests {
         assert!(ledger.remove(&id).is_err());
         let other = SandboxId::random();
         ledger.write(&SandboxV1::new(&other, true, &meta())).unwrap();
-        assert_eq!(ledger.read().unwrap(), [SandboxV1::new(&other, true, &meta())]);
+        assert_eq!(all(&ledger), [SandboxV1::new(&other, true, &meta())]);
         ledger.remove(&other).unwrap();
         ledger.tidy();
-        assert!(ledger.read().unwrap().is_empty());
+        assert!(all(&ledger).is_empty());
         fs::remove_dir_all(dir).unwrap();
     }
 }

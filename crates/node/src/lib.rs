@@ -1,6 +1,7 @@
 //! Owns all sandboxes of a host: the warden's connection, pools, the ledger, recovery.
 //! Knows nothing of HTTP, of users or of databases.
 
+mod clean;
 mod config;
 mod error;
 mod hardened;
@@ -10,10 +11,14 @@ mod memory;
 mod node;
 mod plan;
 mod pool;
+mod pressure;
+mod quota;
 mod sandbox;
 mod supervise;
+mod tree;
 mod workspace;
 
+pub use clean::{Cleaned, Cleaning};
 pub use config::{
     NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, WorkspaceConfig,
 };
@@ -23,4 +28,5 @@ pub use error::{CreateError, NodeError};
 pub use local::WakeError;
 pub use memory::forget as forget_memory;
 pub use node::Node;
+pub use pressure::{MemoryStats, Pressure, PressureConfig};
 pub use sandbox::Sandbox;

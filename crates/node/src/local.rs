@@ -4,18 +4,20 @@
 //! Of one that sleeps, memory holds its id and whether it is paused. Knows nothing of users.
 
 use crate::{
-    CreateError, Sandbox, WorkspaceConfig,
+    CreateError, Sandbox, WorkspaceConfig, clean,
     ledger::SandboxV1,
     node::{Inner, lock, now_ms, record_failed},
+    quota::{self, Quota},
     workspace,
 };
-use csb_engine::{Handle, Meta, OpError, Seat, may_change};
+use csb_engine::{Handle, Lease, Meta, OpError, Seat, may_change};
 use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Usage};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     hash::{BuildHasher, RandomState},
     io,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -45,6 +47,8 @@ pub enum WakeError {
 pub(crate) struct Locals {
     pub(crate) config: WorkspaceConfig,
     slots: Mutex<HashMap<SandboxId, Slot>>,
+    /// Held while a sandbox is made; while workspaces are cleaned, the directories of those made meanwhile.
+    pub(crate) founding: Mutex<Option<HashSet<PathBuf>>>,
     /// Held while a sandbox changes from one state into the other: those with the same number wait for each other.
     gates: [Gate<()>; GATES],
     numbers: RandomState,
@@ -60,7 +64,8 @@ enum Slot {
 struct Seated {
     handle: Handle,
     /// Others have clones for as long as they need the sandbox.
-    lease: Arc<()>,
+    lease: Arc<Lease>,
+    quota: Arc<Quota>,
     used: Instant,
 }
 
@@ -80,7 +85,7 @@ pub(crate) enum Now {
 impl Locals {
     pub(crate) fn new(config: WorkspaceConfig) -> Self {
         let gates = std::array::from_fn(|_| Gate::new(()));
-        Self { config, slots: Mutex::default(), gates, numbers: RandomState::new() }
+        Self { config, slots: Mutex::default(), founding: Mutex::default(), gates, numbers: RandomState::new() }
     }
 
     async fn gate(&self, id: &SandboxId) -> Passage<'_, ()> {
@@ -100,6 +105,7 @@ impl Locals {
         match lock(&self.slots).get_mut(id) {
             Some(Slot::Awake(seated)) if seated.handle.phase() != Phase::Gone => {
                 seated.used = Instant::now();
+                seated.quota.stir();
                 Some(seated.handle.leased(seated.lease.clone()))
             }
             _ => None,
@@ -111,11 +117,18 @@ impl Locals {
         lock(&self.slots).insert(id.clone(), Slot::Asleep { paused });
     }
 
-    /// Puts one in its slot that was built, or found running; a clone for whoever needs it.
-    pub(crate) fn put_awake(&self, handle: &Handle) -> Handle {
-        let lease = Arc::new(());
+    /// Puts one in its slot that was built, or found running with this init; a clone for whoever needs it.
+    pub(crate) fn put_awake(self: &Arc<Self>, inner: &Arc<Inner>, handle: &Handle, init: i32) -> Handle {
+        let quota = Arc::new(Quota::new(&self.config, &handle.spec()));
+        let lease = Arc::new(Lease { room: Some(quota.clone()) });
+        let (inner, locals, watched) = (inner.clone(), self.clone(), handle.clone());
+        let end = move || {
+            let (inner, locals, handle) = (inner.clone(), locals.clone(), watched.clone());
+            async move { locals.end(&inner, &handle).await }
+        };
+        tokio::spawn(quota::watch(quota.clone(), handle.clone(), init, end));
         let leased = handle.leased(lease.clone());
-        let seated = Seated { handle: handle.clone(), lease, used: Instant::now() };
+        let seated = Seated { handle: handle.clone(), lease, quota, used: Instant::now() };
         lock(&self.slots).insert(handle.id().clone(), Slot::Awake(Box::new(seated)));
         leased
     }
@@ -127,6 +140,23 @@ impl Locals {
             && matches!(slot, Slot::Awake(seated) if seated.handle.phase() == Phase::Gone)
         {
             *slot = Slot::Asleep { paused: false };
+        }
+    }
+
+    /// Ends the processes of one that is awake, whoever uses it.
+    async fn end(&self, inner: &Inner, handle: &Handle) {
+        let _gate = self.gate(handle.id()).await;
+        {
+            let mut slots = lock(&self.slots);
+            let Some(slot @ Slot::Awake(_)) = slots.get_mut(handle.id()) else { return };
+            if !matches!(slot, Slot::Awake(seated) if seated.handle.is(handle)) {
+                return;
+            }
+            *slot = Slot::Asleep { paused: false };
+        }
+        inner.unlist(handle);
+        if let Err(error) = handle.vacate().await {
+            tracing::error!(sandbox = %handle.id(), %error, "cannot end what writes beyond its quota");
         }
     }
 
@@ -186,6 +216,11 @@ impl Locals {
         unused
     }
 
+    /// Marks a sandbox's directory as used now.
+    fn touch(&self, spec: &SandboxSpec) {
+        clean::touch(&self.config.dir, spec.options.work_dir.as_deref().unwrap_or_default());
+    }
+
     fn still_in_use(&self, id: &SandboxId) {
         if let Some(Slot::Awake(seated)) = lock(&self.slots).get_mut(id) {
             seated.used = Instant::now();
@@ -199,20 +234,30 @@ pub(crate) async fn rest(inner: Arc<Inner>, locals: Arc<Locals>) {
     loop {
         sleep((idle / 4).clamp(Duration::from_millis(20), MOST_PAUSE)).await;
         locals.mark_used();
-        for handle in locals.idle(idle, most) {
-            let _gate = locals.gate(handle.id()).await;
-            // What a command left behind in the background is use as well.
-            if handle.usage().await.is_ok_and(|usage| usage.pids > 0) {
-                locals.still_in_use(handle.id());
-                continue;
-            }
-            if !locals.unseat(handle.id()) {
-                continue;
-            }
-            inner.unlist(&handle);
-            if let Err(error) = handle.vacate().await {
-                tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
-            }
+        rest_those(&inner, &locals, locals.idle(idle, most)).await;
+    }
+}
+
+/// Puts all to sleep that nobody uses at this moment.
+pub(crate) async fn rest_now(inner: &Inner, locals: &Locals) {
+    rest_those(inner, locals, locals.idle(Duration::ZERO, 0)).await;
+}
+
+async fn rest_those(inner: &Inner, locals: &Locals, idle: Vec<Handle>) {
+    for handle in idle {
+        let _gate = locals.gate(handle.id()).await;
+        // What a command left behind in the background is use as well.
+        if handle.usage().await.is_ok_and(|usage| usage.pids > 0) {
+            locals.still_in_use(handle.id());
+            continue;
+        }
+        if !locals.unseat(handle.id()) {
+            continue;
+        }
+        inner.unlist(&handle);
+        locals.touch(&handle.spec());
+        if let Err(error) = handle.vacate().await {
+            tracing::error!(sandbox = %handle.id(), %error, "cannot put a sandbox to sleep");
         }
     }
 }
@@ -224,13 +269,23 @@ impl Inner {
         })
     }
 
+    pub(crate) fn is_local(&self, id: &SandboxId) -> bool {
+        self.locals.as_ref().is_some_and(|locals| !matches!(locals.now(id), Now::Gone))
+    }
+
     /// Makes the directory and the entry; nothing runs.
     pub(crate) fn found(self: &Arc<Self>, id: SandboxId, mut spec: SandboxSpec) -> Result<Sandbox, CreateError> {
         let asked = Instant::now();
         spec.options.work_dir.get_or_insert_with(|| id.to_string());
         let locals = self.locals()?;
-        workspace::prepare(&locals.config, &spec)?;
         self.template(&spec.template)?;
+        let name = spec.options.work_dir.clone().unwrap_or_default();
+        let mut founding = lock(&locals.founding);
+        workspace::prepare(&locals.config, &spec)?;
+        clean::touch(&locals.config.dir, &name);
+        if let Some(since) = &mut *founding {
+            since.insert(name.into());
+        }
         let mut meta =
             Meta { spec: Arc::new(spec), started_by: StartedBy::Cold, start_micros: 0, created_ms: now_ms() };
         meta.start_micros = asked.elapsed().as_micros() as u64;
@@ -255,10 +310,10 @@ impl Inner {
     }
 
     /// Builds what commands of a `local` sandbox run in.
-    async fn seat(self: &Arc<Self>, locals: &Locals, id: &SandboxId) -> Result<Handle, WakeError> {
+    async fn seat(self: &Arc<Self>, locals: &Arc<Locals>, id: &SandboxId) -> Result<Handle, WakeError> {
         let meta = self.written(id)?.meta();
         self.has_room()?;
-        let (conn, _no_image) = self.jail(id, &meta.spec).await?;
+        let (init, conn, _no_image) = self.jail(id, &meta.spec).await?;
         let spool = self.spool(id, Kind::Local);
         let seat = Seat {
             id: id.clone(),
@@ -279,10 +334,11 @@ impl Inner {
                 return Err(record_failed(&error).into());
             }
         };
+        locals.touch(&handle.spec());
         self.enter(&handle);
         ready.wait().await.map_err(|failure| CreateError::from_failure(&failure))?;
         self.state().handed_out.insert(id.clone());
-        Ok(locals.put_awake(&handle))
+        Ok(locals.put_awake(self, &handle, init))
     }
 }
 
@@ -335,12 +391,18 @@ impl Locals {
     pub(crate) async fn usage(&self, inner: &Arc<Inner>, id: &SandboxId) -> Result<Usage, OpError> {
         match self.now(id) {
             Now::Gone => Err(OpError::Gone),
-            Now::Awake(handle) => handle.usage().await,
-            Now::Asleep { .. } => {
-                let limits = inner.written(id)?.meta().spec.limits.clone();
-                Ok(Usage { disk_limit: limits.disk, inodes_free: limits.inodes, ..Usage::default() })
-            }
+            Now::Awake(handle) => self.held(&handle.spec(), handle.usage().await?).await,
+            Now::Asleep { .. } => self.held(&inner.written(id)?.meta().spec, Usage::default()).await,
         }
+    }
+
+    /// With what its directory holds.
+    async fn held(&self, spec: &SandboxSpec, usage: Usage) -> Result<Usage, OpError> {
+        let used = Arc::new(Quota::new(&self.config, spec)).used().await;
+        let (disk, files) =
+            used.map_err(|error| OpError::Internal(format!("cannot measure the workspace: {error}")))?;
+        let inodes_free = spec.limits.inodes.saturating_sub(files);
+        Ok(Usage { disk, disk_limit: spec.limits.disk, inodes_free, ..usage })
     }
 
     /// Ends it; its directory stays.
@@ -355,6 +417,9 @@ impl Locals {
             io::ErrorKind::NotFound => Ok(()),
             _ => Err(OpError::Internal(format!("cannot remove its {what}: {error}"))),
         };
+        if let Ok(entry) = inner.written(id) {
+            self.touch(&entry.meta().spec);
+        }
         fs::remove_dir_all(inner.spool(id, Kind::Local)).or_else(|error| failed("kept output", error))?;
         inner.ledger.remove(id).or_else(|error| failed("entry in the ledger", error))?;
         self.forget(id);

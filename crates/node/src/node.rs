@@ -1,14 +1,14 @@
 //! All sandboxes of a host: handed out from the pool or built, looked up, counted.
 
 use crate::{
-    CreateError, NodeConfig, NodeError, PoolStats, Sandbox, TemplateInfo, TemplateSource, WakeError, WardenInfo,
-    WardenSource, hardened,
+    Cleaning, CreateError, MemoryStats, NodeConfig, NodeError, PoolStats, PressureConfig, Sandbox, TemplateInfo,
+    TemplateSource, WakeError, WardenInfo, WardenSource, clean, hardened,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
     memory,
     plan::{self, Lower},
     pool::{Fit, Policy, fit},
-    supervise, workspace,
+    pressure, supervise, workspace,
 };
 use csb_backends::{Backend, disk};
 use csb_engine::{
@@ -22,6 +22,7 @@ use csb_wire::Mode;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
+    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -82,6 +83,7 @@ pub(crate) struct Inner {
     images: hardened::Images,
     pub(crate) backends: Vec<Arc<dyn Backend>>,
     pub(crate) locals: Option<Arc<Locals>>,
+    pub(crate) memory_watch: pressure::Watch,
     /// Directory in memory, for what is written down of `vfs` sandboxes, and a shelf for their output.
     pub(crate) memory: Option<PathBuf>,
     pub(crate) memory_shelf: Arc<Shelf>,
@@ -133,7 +135,7 @@ impl Drop for Busy<'_> {
 impl Node {
     /// Reaches the warden, adopts what runs, starts to fill the pool.
     pub async fn start(config: NodeConfig) -> Result<Arc<Node>, NodeError> {
-        let NodeConfig { data_dir, warden, pool, default_template, aliases, backends, workspaces } = config;
+        let NodeConfig { data_dir, warden, pool, default_template, aliases, backends, workspaces, pressure } = config;
         let private = matches!(warden, WardenSource::Inherited(_));
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
@@ -157,6 +159,7 @@ impl Node {
             host: Mutex::new(None),
             images: hardened::Images::default(),
             backends,
+            memory_watch: pressure::Watch::new(pressure.unwrap_or(PressureConfig { reserve: 0, stalled: 0 })),
             locals: workspaces.map(|workspaces| Arc::new(Locals::new(workspaces))),
             memory,
             memory_shelf: Arc::default(),
@@ -205,6 +208,9 @@ impl Node {
             tasks.spawn(supervise::refill(inner.clone()));
         }
         tasks.spawn(supervise::tidy(inner.clone()));
+        if pressure.is_some() {
+            tasks.spawn(pressure::watch(inner.clone()));
+        }
         if let (Some(locals), false) = (&inner.locals, private) {
             tasks.spawn(local::rest(inner.clone(), locals.clone()));
         }
@@ -246,6 +252,7 @@ impl Node {
         spec.check()?;
         self.check_limits(&spec.limits)?;
         self.check_kind(spec.kind)?;
+        self.inner.memory_watch.admit()?;
         let asked = Instant::now();
         let spec = self.inner.complete(spec);
         let fit = fit(&self.inner.pool_spec, &spec);
@@ -317,6 +324,19 @@ impl Node {
         }
         all.extend(self.list().into_iter().filter(|handle| handle.spec().kind != Kind::Local).map(Sandbox::from));
         all
+    }
+
+    /// Removes workspaces that nobody has used for so long, or says which it would.
+    pub async fn clean_workspaces(&self, older: Duration, dry_run: bool) -> io::Result<Cleaning> {
+        let Some(locals) = self.inner.locals.clone() else { return Ok(Cleaning::default()) };
+        let inner = self.inner.clone();
+        let cleaning = tokio::task::spawn_blocking(move || clean::clean(&inner, &locals, older, dry_run));
+        cleaning.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    /// Memory of the host, as it was when it was last looked at.
+    pub fn memory(&self) -> MemoryStats {
+        self.inner.memory_watch.stats()
     }
 
     /// `local` sandboxes, and those of them that sleep.
@@ -617,8 +637,9 @@ impl Inner {
         }
     }
 
-    /// Whether the server can hold one more.
+    /// Whether the server, and its host, can hold one more.
     pub(crate) fn has_room(&self) -> Result<(), CreateError> {
+        self.memory_watch.admit()?;
         if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
             let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
             return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
@@ -646,7 +667,10 @@ impl Inner {
         };
         let (conn, image) = match self.backend(spec.kind) {
             Some(backend) => (backend.create(&id, &spec).await?, None),
-            None => self.jail(&id, &spec).await?,
+            None => {
+                let (_, conn, image) = self.jail(&id, &spec).await?;
+                (conn, image)
+            }
         };
         let kind = spec.kind;
         let mut meta =
@@ -688,12 +712,12 @@ impl Inner {
         Ok(handle)
     }
 
-    /// Has the warden build one.
+    /// Has the warden build one: the pid of its init, the connection with it, and what is not needed once it is mounted.
     pub(crate) async fn jail(
         &self,
         id: &SandboxId,
         spec: &SandboxSpec,
-    ) -> Result<(Conn, Option<disk::Image>), CreateError> {
+    ) -> Result<(i32, Conn, Option<disk::Image>), CreateError> {
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
         let template = self.template(&spec.template)?;
         let volumes = match spec.kind {
@@ -713,8 +737,8 @@ impl Inner {
             Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), id, &spec.limits).await?),
             Upper::Memory | Upper::Auto => None,
         };
-        let (_, conn) = client.create(plan::jail(id, spec, &lower, volumes, image.as_ref())).await?;
-        Ok((conn, image))
+        let (jail, conn) = client.create(plan::jail(id, spec, &lower, volumes, image.as_ref())).await?;
+        Ok((jail.pid, conn, image))
     }
 
     /// No longer knows a sandbox, unless its id is another seat's by now.

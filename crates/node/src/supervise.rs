@@ -1,8 +1,8 @@
 //! Keeps a node connected and its pool filled: first contact, adoption, the warden's news and its death, refills.
 
 use crate::{
-    NodeError, WardenInfo,
-    ledger::{Ledger, SandboxV1},
+    NodeError, Pressure, WardenInfo,
+    ledger::SandboxV1,
     memory,
     node::{Inner, lock},
     pool::{Action, Fit, fit},
@@ -115,36 +115,35 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
         inner.link.set(Some(client));
         return Ok(gone);
     }
-    let mut entries: HashMap<SandboxId, SandboxV1> = {
-        let read = |ledger: &Ledger| {
-            ledger.read().map_err(|source| NodeError::DataDir { path: ledger.dir().to_owned(), source })
-        };
-        let mut entries = read(&inner.ledger)?;
-        if let Some(memory) = &inner.memory_ledger {
-            entries.extend(read(memory)?);
-        }
-        entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect()
-    };
     let mut held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
     let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
     let elsewhere = held_elsewhere(inner, &known).await;
     held_ids.extend(elsewhere.iter().map(|(_, held)| held.id.clone()));
     let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
     let is_known = |id: &SandboxId| known_ids.contains(id);
-    // Before the connection is in use: what is made through it must not be taken for left over.
-    if let Some(locals) = &inner.locals {
-        for entry in entries.values().filter(|entry| entry.kind() == Kind::Local && !is_known(&entry.id)) {
-            locals.put_asleep(&entry.id, entry.paused);
-        }
+    let mut entries: HashMap<SandboxId, SandboxV1> = HashMap::new();
+    for ledger in std::iter::once(&inner.ledger).chain(&inner.memory_ledger) {
+        let read = ledger.read(|entry| match &inner.locals {
+            // There may be many, and nothing is to be done for them.
+            Some(locals) if entry.kind() == Kind::Local && !is_known(&entry.id) => {
+                locals.put_asleep(&entry.id, entry.paused);
+                if held_ids.contains(&entry.id) {
+                    entries.insert(entry.id.clone(), entry);
+                }
+            }
+            _ => drop(entries.insert(entry.id.clone(), entry)),
+        });
+        read.map_err(|source| NodeError::DataDir { path: ledger.dir().to_owned(), source })?;
     }
-    let is_asleep = |entry: &SandboxV1| entry.kind() == Kind::Local;
-    let left = |(id, entry): &(&SandboxId, &SandboxV1)| !held_ids.contains(id) && !is_known(id) && !is_asleep(entry);
+    // Before the connection is in use: what is made through it must not be taken for left over.
+    let left =
+        |(id, entry): &(&SandboxId, &SandboxV1)| !held_ids.contains(id) && !is_known(id) && entry.kind() != Kind::Local;
     for (id, entry) in entries.iter().filter(left) {
         if let Err(error) = inner.ledger(entry.kind()).remove(id) {
             tracing::error!(sandbox = %id, %error, "cannot remove the ledger's entry of a sandbox that is gone");
         }
     }
-    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || entries.get(id).is_some_and(is_asleep));
+    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || inner.is_local(id));
     inner.link.set(Some(client.clone()));
     let mut reports = tokio::task::JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
@@ -156,6 +155,7 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
                     keeper: inner.link.clone(),
                     frozen: jail.frozen,
                     limits: Some(jail.limits),
+                    init: jail.pid,
                 };
                 reports.spawn(adopt(inner.clone(), found, entry))
             }
@@ -165,7 +165,7 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     for (backend, Held { id, conn, frozen }) in elsewhere {
         match entries.remove(&id) {
             Some(entry) => {
-                let found = Found { id, conn, keeper: backend, frozen, limits: None };
+                let found = Found { id, conn, keeper: backend, frozen, limits: None, init: 0 };
                 reports.spawn(adopt(inner.clone(), found, entry))
             }
             None => reports.spawn(release_unknown(inner.clone(), backend, id)),
@@ -239,10 +239,12 @@ struct Found {
     frozen: bool,
     /// As they are now, where who holds it knows.
     limits: Option<Limits>,
+    /// Host pid of its init, where the warden holds it.
+    init: i32,
 }
 
 async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
-    let Found { id, conn, keeper, frozen, limits } = found;
+    let Found { id, conn, keeper, frozen, limits, init } = found;
     let mut meta = entry.meta();
     if let Some(limits) = limits {
         Arc::make_mut(&mut meta.spec).limits = limits;
@@ -268,7 +270,7 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
         inner.state().handed_out.insert(id.clone());
     }
     if let (Some(locals), Kind::Local) = (&inner.locals, kind) {
-        locals.put_awake(&handle);
+        locals.put_awake(&inner, &handle, init);
     }
     match tokio::time::timeout(REPORT, ready.wait()).await {
         Ok(Ok(())) => {}
@@ -365,7 +367,12 @@ pub(crate) async fn refill(inner: Arc<Inner>) {
     loop {
         let action = {
             let state = inner.state();
-            state.policy.next(state.ready.len() as u32)
+            match (inner.memory_watch.level(), state.ready.len() as u32) {
+                (Pressure::None, ready) => state.policy.next(ready),
+                // What nobody has is given up before anybody is refused.
+                (_, 0) => Action::Rest,
+                _ => Action::Shed,
+            }
         };
         match action {
             Action::Build => {

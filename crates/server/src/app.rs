@@ -12,6 +12,7 @@ mod remote;
 mod remote_sessions;
 mod sandboxes;
 mod sessions;
+mod workspaces;
 
 pub use code::CodeRun;
 pub use error::AppError;
@@ -22,6 +23,7 @@ pub use owners::{Owned, Owners};
 pub use remote::{MineFar, is_gone};
 pub use remote_sessions::MineFarSession;
 pub use sessions::session_view;
+pub(crate) use workspaces::run as clean_on_schedule;
 
 use crate::{
     auth::{Authenticator, Identity, generate_key, hash_key, user_id_is_valid},

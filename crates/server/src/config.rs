@@ -2,11 +2,14 @@
 //! Knows nothing of what the settings are used for.
 
 mod remote;
+mod schedule;
 mod settings;
 
 pub use remote::{RemoteServer, base_address};
+pub use schedule::Schedule;
 
 use csb_backends::DockerSettings;
+use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
 use settings::SETTINGS;
@@ -62,6 +65,10 @@ pub struct Config {
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
     pub local_max_awake: u32,
+    pub workspace_quota: Option<u64>,
+    pub pressure: PressureConfig,
+    pub cleanup_schedule: Option<Schedule>,
+    pub cleanup_idle: Option<Duration>,
     pub rate_per_second: u32,
     pub rate_burst: u32,
     pub json_limit: u64,
@@ -222,6 +229,10 @@ impl Config {
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,
             local_max_awake: 0,
+            workspace_quota: None,
+            pressure: PressureConfig::default(),
+            cleanup_schedule: None,
+            cleanup_idle: None,
             rate_per_second: 0,
             rate_burst: 0,
             json_limit: 0,
@@ -272,6 +283,13 @@ impl Config {
                 "pool.min = {} is more than pool.max = {}",
                 self.pool_min, self.pool_max
             )));
+        }
+        if self.cleanup_schedule.is_some() != self.cleanup_idle.is_some() {
+            let (one, other) = match self.cleanup_schedule {
+                Some(_) => ("cleanup.schedule (CLEANUP_SCHEDULE)", "cleanup.idle_days (CLEANUP_IDLE_DAYS)"),
+                None => ("cleanup.idle_days (CLEANUP_IDLE_DAYS)", "cleanup.schedule (CLEANUP_SCHEDULE)"),
+            };
+            return Err(ConfigError::Together(format!("{one} is set without {other}: both or none")));
         }
         if self.lifetime_default.is_some_and(|d| d > self.lifetime_max) {
             return Err(ConfigError::Together("lifetime.default is more than lifetime.max".into()));

@@ -169,7 +169,9 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
             allow: config.local_allow.clone(),
             idle: config.local_idle,
             most_awake: config.local_max_awake,
+            quota: config.workspace_quota,
         }),
+        pressure: Some(config.pressure),
     })
     .await?;
     let db = Db::open(&config.database).await?;
@@ -188,6 +190,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     }
     let served = tokio::spawn(http::serve(listeners, http::router(app.clone()), app.clone()));
     let reconciled = tokio::spawn(reconcile::run(app.clone()));
+    tokio::spawn(app::clean_on_schedule(app.clone()));
     Ok(Running { local_addrs, new_admin_key, found, app, served, reconciled })
 }
 

@@ -1,6 +1,7 @@
 //! Owns the figures that Prometheus reads. Knows nothing of where they come from.
 
 use csb_api::PoolView;
+use csb_node::MemoryStats;
 use csb_types::StartedBy;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -49,6 +50,11 @@ pub struct Metrics {
     pool: Family<State, Gauge>,
     pool_failures: Gauge,
     connections: Gauge,
+    locals: Family<State, Gauge>,
+    memory_available: Gauge,
+    memory_stalled: Gauge,
+    memory_pressure: Gauge,
+    memory_refused: Gauge,
 }
 
 fn histogram() -> Histogram {
@@ -76,6 +82,11 @@ impl Metrics {
             pool: Family::default(),
             pool_failures: Gauge::default(),
             connections: Gauge::default(),
+            locals: Family::default(),
+            memory_available: Gauge::default(),
+            memory_stalled: Gauge::default(),
+            memory_pressure: Gauge::default(),
+            memory_refused: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Requests by route and status", metrics.answers.clone());
@@ -100,6 +111,28 @@ impl Metrics {
             "pool_build_failures",
             "Failed builds for the pool since start",
             metrics.pool_failures.clone(),
+        );
+        registry.register("local_sandboxes", "Sandboxes of kind `local`: awake, asleep", metrics.locals.clone());
+        registry.register_with_unit(
+            "host_memory_available",
+            "Memory of the host that is available",
+            Unit::Bytes,
+            metrics.memory_available.clone(),
+        );
+        registry.register(
+            "host_memory_stalled_percent",
+            "How much of the last ten seconds all programs of the host waited for memory; -1: the kernel does not tell",
+            metrics.memory_stalled.clone(),
+        );
+        registry.register(
+            "memory_pressure",
+            "0: none, 1: nothing is kept ready, 2: nothing new is made",
+            metrics.memory_pressure.clone(),
+        );
+        registry.register(
+            "memory_refusals",
+            "Sandboxes not made or woken for want of memory since start",
+            metrics.memory_refused.clone(),
         );
         registry.register("http_connections", "Open connections", metrics.connections.clone());
         Self { registry, ..metrics }
@@ -139,8 +172,8 @@ impl Metrics {
         self.connections.inc_by(change);
     }
 
-    /// All figures in the text format, with the pool as it is now.
-    pub fn text(&self, pool: &PoolView) -> Result<String, std::fmt::Error> {
+    /// All figures in the text format, with the pool, the `local` sandboxes (all, asleep) and the host's memory as they are now.
+    pub fn text(&self, pool: &PoolView, locals: (u64, u64), memory: MemoryStats) -> Result<String, std::fmt::Error> {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
             family.get_or_create(&State { state }).set(value as i64);
         };
@@ -148,6 +181,12 @@ impl Metrics {
         set(&self.sandboxes, "paused", pool.sandboxes.paused);
         set(&self.pool, "ready", pool.pool.ready);
         set(&self.pool, "in_use", pool.pool.in_use);
+        set(&self.locals, "awake", locals.0 - locals.1);
+        set(&self.locals, "asleep", locals.1);
+        self.memory_available.set(memory.available.min(i64::MAX as u64) as i64);
+        self.memory_stalled.set(memory.stalled.map_or(-1, |hundredths| hundredths as i64 / 100));
+        self.memory_pressure.set(memory.pressure as i64);
+        self.memory_refused.set(memory.refused as i64);
         self.pool_failures.set(pool.pool.failures as i64);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;

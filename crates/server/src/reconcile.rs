@@ -18,6 +18,8 @@ use std::{
 const KEEP_MS: i64 = 24 * 3600 * 1000;
 /// How long a closed session can still be looked at.
 const KEEP_SESSIONS_MS: i64 = 7 * 24 * 3600 * 1000;
+/// Rows looked at in one go.
+const PAGE: u32 = 1000;
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
 
 /// What a comparison found and did.
@@ -44,37 +46,43 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
         let far = FarSession { endpoint: app.remotes.at(&row.endpoint), url: row.endpoint, far_id: row.far_id };
         app.remotes.known.insert_session(row.id, Arc::new(far));
     }
-    for row in app.db.live_sandboxes().await? {
-        if let (Some(far), Ok(id)) = (remote.get(&row.id), row.id.parse::<SandboxId>()) {
-            let owned = Owned::new(row.user_id.as_str().into(), row.session_id.clone(), row.expires_ms);
-            if app.adopt_remote(id.clone(), far, owned) {
-                match app.remote_by_id(&id).filter(|_| releasing.contains(&row.id)) {
-                    Some(mine) => {
-                        found.finished += 1;
-                        spawn_release_remote(app, mine);
+    let mut last = String::new();
+    loop {
+        let rows = app.db.live_sandboxes(&last, PAGE).await?;
+        let Some(end) = rows.last() else { break };
+        last.clone_from(&end.id);
+        for row in rows {
+            if let (Some(far), Ok(id)) = (remote.get(&row.id), row.id.parse::<SandboxId>()) {
+                let owned = Owned::new(row.user_id.as_str().into(), row.session_id.clone(), row.expires_ms);
+                if app.adopt_remote(id.clone(), far, owned) {
+                    match app.remote_by_id(&id).filter(|_| releasing.contains(&row.id)) {
+                        Some(mine) => {
+                            found.finished += 1;
+                            spawn_release_remote(app, mine);
+                        }
+                        None => found.adopted += 1,
                     }
-                    None => found.adopted += 1,
+                    continue;
                 }
+            }
+            let sandbox = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id));
+            let Some(sandbox) = sandbox else {
+                app.db.end_sandbox(&row.id).await?;
+                found.lost += 1;
                 continue;
+            };
+            app.adopt(sandbox.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
+            if releasing.contains(&row.id) {
+                found.finished += 1;
+                spawn_release(app, sandbox);
+            } else {
+                let state = SandboxState::from(sandbox.phase());
+                if state.as_str() != row.state {
+                    // A crash between the kernel's change of state and ours.
+                    app.db.set_sandbox_state(&row.id, state).await?;
+                }
+                found.adopted += 1;
             }
-        }
-        let sandbox = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id));
-        let Some(sandbox) = sandbox else {
-            app.db.end_sandbox(&row.id).await?;
-            found.lost += 1;
-            continue;
-        };
-        app.adopt(sandbox.clone(), Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
-        if releasing.contains(&row.id) {
-            found.finished += 1;
-            spawn_release(app, sandbox);
-        } else {
-            let state = SandboxState::from(sandbox.phase());
-            if state.as_str() != row.state {
-                // A crash between the kernel's change of state and ours.
-                app.db.set_sandbox_state(&row.id, state).await?;
-            }
-            found.adopted += 1;
         }
     }
     found.orphans = release_orphans(app).await;

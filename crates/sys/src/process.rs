@@ -430,7 +430,7 @@ impl PidFd {
 /// Closes every descriptor from `first` on (close_range(2)).
 pub fn close_from(first: RawFd) -> io::Result<()> {
     // SAFETY: no owned descriptor is used after this call: callers exec or have moved what they keep below `first`.
-    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, 0) }).map(drop)
 }
 
 /// Closes every descriptor but `keep`, which may hold any numbers in any order.
@@ -439,9 +439,9 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     keep.sort_unstable();
     keep.dedup();
     let mut first = 0u32;
-    for fd in keep.into_iter().map(|fd| fd as u32).chain([u32::MAX]) {
+    for fd in keep.into_iter().map(|fd| fd as u32).chain([RawFd::MAX as u32]) {
         if first < fd {
-            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            let last = if fd == RawFd::MAX as u32 { fd } else { fd - 1 };
             // SAFETY: the caller names every descriptor that it goes on using.
             check_long(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
         }

@@ -75,6 +75,8 @@ pub enum FileErrorCode {
     Paused,
     /// The sandbox ended before the operation did.
     Gone,
+    /// A workspace that outlives its sandbox would hold more than it may.
+    QuotaExceeded,
 }
 
 /// A failed file operation.

@@ -156,7 +156,7 @@ impl Link {
                 Ok(Some(chunk)) => {
                     if let Err(e) = target.file.write_all(&chunk) {
                         let found = error("write", path, &e);
-                        target.undo();
+                        target.undo(bytes + chunk.len() as u64);
                         // What the server still sends is read, so that it sees this answer and not a broken pipe.
                         while let Ok(Some(_)) = self.data() {}
                         return Err(found);
@@ -165,7 +165,7 @@ impl Link {
                 }
                 Ok(None) => break,
                 Err(e) => {
-                    target.undo();
+                    target.undo(bytes);
                     return Err(hung_up(&e));
                 }
             }
@@ -218,6 +218,8 @@ struct Target {
     file: File,
     temporary: Option<PathBuf>,
     real: PathBuf,
+    /// Length before something is appended.
+    before: Option<u64>,
 }
 
 impl Target {
@@ -237,16 +239,17 @@ impl Target {
         let mode = mode.map(|m| m & 0o1777);
         if append {
             let file = open_in_place(&real, mode.unwrap_or(0o644), true).map_err(fail)?;
-            return Ok(Self { file, temporary: None, real });
+            let before = file.metadata().ok().filter(fs::Metadata::is_file).map(|m| m.len());
+            return Ok(Self { file, temporary: None, real, before });
         }
         let temporary = parent.join(format!(".csb-{:016x}.part", random()));
         match File::options().write(true).create_new(true).mode(0o600).open(&temporary) {
             Ok(file) => {
-                let target = Self { file, temporary: Some(temporary), real };
+                let target = Self { file, temporary: Some(temporary), real, before: None };
                 let bits = mode.or(old.map(|m| m.mode() & 0o1777)).unwrap_or(0o644);
                 if let Err(e) = target.file.set_permissions(fs::Permissions::from_mode(bits)) {
                     let found = fail(e);
-                    target.undo();
+                    target.undo(0);
                     return Err(found);
                 }
                 Ok(target)
@@ -254,7 +257,7 @@ impl Target {
             // The directory is not ours, but the file may be (or it is a device): written in place, not at once.
             Err(e) if old.is_some() && matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS | libc::EPERM)) => {
                 let file = open_in_place(&real, 0o644, false).map_err(fail)?;
-                Ok(Self { file, temporary: None, real })
+                Ok(Self { file, temporary: None, real, before: None })
             }
             Err(e) => Err(fail(e)),
         }
@@ -265,13 +268,20 @@ impl Target {
             && let Err(e) = fs::rename(temporary, &self.real)
         {
             let found = error("write", path, &e);
-            self.undo();
+            self.undo(0);
             return Err(found);
         }
         Ok(self.real)
     }
 
-    fn undo(&self) {
+    /// Takes back what was written so far, at most so many bytes.
+    fn undo(&self, written: u64) {
+        // Unless somebody else appended as well.
+        if let Some(before) = self.before
+            && self.file.metadata().is_ok_and(|m| (before..=before + written).contains(&m.len()))
+        {
+            let _ = self.file.set_len(before);
+        }
         if let Some(temporary) = &self.temporary {
             // Best effort: the sandbox's own processes may have moved it away.
             let _ = fs::remove_file(temporary);

@@ -6,8 +6,8 @@ use crate::{
     transport::{IDEMPOTENCY_KEY, Repeat, TRIES, Transport},
 };
 use csb_api::{
-    Items, KeyRequest, KeySecretView, KeyView, KindView, LanguageView, Page, PoolView, SandboxRequest, SandboxView,
-    SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
+    CleanRequest, CleanView, Items, KeyRequest, KeySecretView, KeyView, KindView, LanguageView, Page, PoolView,
+    SandboxRequest, SandboxView, SessionRequest, SessionView, TemplateView, TokenRequest, TokenView,
 };
 use reqwest::{
     Method,
@@ -250,6 +250,11 @@ impl Client {
     /// The pool, the number of sandboxes and the warden.
     pub async fn stats(&self) -> Result<PoolView, Error> {
         self.transport.get("read the server's figures", "/api/v1/sandbox/stats", &()).await
+    }
+
+    /// Removes directories of `local` sandboxes that nobody has used for long (admin).
+    pub async fn clean_workspaces(&self, request: &CleanRequest) -> Result<CleanView, Error> {
+        self.transport.post("clean workspaces", Repeat::UnlessSeen, "/api/v1/workspaces/clean", request).await
     }
 
     /// Makes an API key (admin). The key itself is shown only now.

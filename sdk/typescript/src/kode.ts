@@ -10,7 +10,6 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import * as local from 'node:path';
 import { posix } from 'node:path';
 import { Client } from './client';
 import { splitConnection } from './config';
@@ -120,10 +119,8 @@ export class CloudKodeSandbox<K extends Kind = Kind> implements KodeSandbox<K>, 
 
   constructor(config: KodeConfig & { kind: K }, options: KodeOptions = {}) {
     this.kind = config.kind;
-    this.workDir =
-      config.kind === 'local'
-        ? local.resolve(config.workDir ?? '.')
-        : posix.resolve('/workspace', config.workDir ?? '.');
+    // Of `local`, `workDir` is the server's directory, which is `/workspace` inside.
+    this.workDir = config.kind === 'local' ? '/workspace' : posix.resolve('/workspace', config.workDir ?? '.');
     this.fs = new KodeFiles(this.workDir, config, () => this.sandbox());
     this.#mayWatch = config.watchFiles !== false;
     this.#watchInterval = options.watchInterval ?? 1;
@@ -226,9 +223,9 @@ async function create(config: KodeConfig, workDir: string, options: KodeOptions)
   const { kinds: _kinds, watchInterval: _interval, client, ...rest } = options;
   const { connect, request } = splitConnection(rest);
   const owner = client ?? new Client(connect);
-  const { workDir: _workDir, enforceBoundary, allowPaths, watchFiles, ...own } = config;
+  const { workDir: given, enforceBoundary, allowPaths, watchFiles, ...own } = config;
   if (config.kind === 'local') {
-    const sandbox = { ...own, workDir, enforceBoundary, allowPaths } as SandboxOptions;
+    const sandbox = { ...own, workDir: given, enforceBoundary, allowPaths } as SandboxOptions;
     return Sandbox.create({ ...request, client: owner, sandbox });
   }
   const kind = own as SandboxOptions;

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client, OutsideBoundaryError, Sandbox, UnsupportedError } from '../src/index';
-import { type KodeFileEvent, type KodeSandbox, registerCloudSandbox } from '../src/kode';
+import { CloudKodeSandbox, type KodeFileEvent, type KodeSandbox, registerCloudSandbox } from '../src/kode';
 import { type Server, serve } from './server';
 
 /** Kode's factory, as its source has it: kinds are a union, and sandboxes are made without waiting. */
@@ -121,6 +121,16 @@ it('tells of files that are changed, made and removed, until it is told to stop'
   assert.equal(heard.length, 3);
   const quiet = factory.create({ kind: 'process', watchFiles: false });
   assert.match((await quiet.watchFiles?.(['a'], () => assert.fail())) ?? '', /^watch-/);
+});
+
+it('keeps files in a directory of the server, for the next agent that names it', async () => {
+  const config = { kind: 'local' as const, workDir: './workspace/user-123', enforceBoundary: true };
+  for (const expected of ['', 'kept\n']) {
+    await using sandbox = new CloudKodeSandbox(config, { client });
+    assert.equal((await sandbox.exec('cat note 2>/dev/null')).stdout, expected);
+    await sandbox.fs.write('note', 'kept\n');
+    await assert.rejects(sandbox.fs.read('/etc/passwd'), OutsideBoundaryError);
+  }
 });
 
 it('says what the server does not have, and leaves nothing behind', async () => {

@@ -1,7 +1,7 @@
 """Containers of a real Docker Engine and of real OCI runtimes: what is particular to them, on this host.
 
-The engine is one of the test's own (scripts/docker.sh). Where none can be started, or a runtime is missing, the tests that
-need it are skipped and say so.
+The engine is one of the test's own (scripts/docker.sh). Where none can be started, or a runtime is missing, the tests
+that need it are skipped and say so.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def test_a_command_runs_as_in_any_sandbox(user: Api, kind: dict[str, str]) -> No
     sandbox = user.create(sandbox=kind, env={"A": "sandbox"})
     done = user.run(sandbox, "echo out; echo err >&2; pwd; echo $A $B $HOME; id -u; exit 3", env={"B": "exec"})
     assert (done["stdout"], done["stderr"], done["exit_code"]) == (
-        "out\n/workspace\nsandbox exec /home/user\n1000\n", "err\n", 3,
+        "out\n/workspace\nsandbox exec /home/user\n1000\n",
+        "err\n",
+        3,
     )
     assert user.run(sandbox, "id -u; cat /proc/self/status", user="root")["stdout"].startswith("0\n")
     assert user.run(sandbox, "cat", stdin="given")["stdout"] == "given"
@@ -187,7 +189,8 @@ def test_limits_hold_and_change_on_a_living_container(user: Api, kind: dict[str,
     assert user.run(sandbox, "echo lives")["stdout"] == "lives\n"
     full = user.run(sandbox, "dd if=/dev/zero of=/workspace/f bs=1M count=64")
     assert full["exit_code"] != 0 and "No space left" in full["stderr"]
-    assert user.run(sandbox, "rm /workspace/f; dd if=/dev/zero of=/tmp/f bs=1M count=64; rm /tmp/f", user="root")["exit_code"] == 0
+    assert "No space left" in user.run(sandbox, "dd if=/dev/zero of=/tmp/f bs=1M count=64")["stderr"]
+    user.run(sandbox, "rm -f /workspace/f /tmp/f")
     changed = user("PATCH", f"/sandboxes/{sandbox}", json={"resources": {"memory": "600Mi"}})
     assert changed.status_code == 200, changed.text
     assert user.run(sandbox, hog)["exit_code"] == 0
@@ -359,7 +362,8 @@ def test_other_containers_of_the_engine_are_left_alone(engine: Engine) -> None:
     body = {"Image": "csb-test-busybox:1", "Cmd": ["/bin/sh", "-c", "exec /bin/busybox sleep 600"]}
     ids = []
     for labels in ({}, {"csb.node": "another", "csb.sandbox": "sb-aaaaaaaaaaaaaaaaaaaa"}):
-        made = engine.http.post("/containers/create", json={**body, "Labels": labels, "HostConfig": {"NetworkMode": "none"}})
+        asked = {**body, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
+        made = engine.http.post("/containers/create", json=asked)
         ids.append(made.json()["Id"])
         assert engine.http.post(f"/containers/{ids[-1]}/start").status_code == 204
     server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
@@ -373,6 +377,35 @@ def test_other_containers_of_the_engine_are_left_alone(engine: Engine) -> None:
         engine.http.delete(f"/containers/{one}", params={"force": "true"})
     user.close()
     server.stop()
+
+
+def test_a_command_goes_on_while_the_engine_is_killed() -> None:
+    """By an engine that leaves its containers alone."""
+    directory = tempfile.mkdtemp(prefix="csb-engine-")
+    started = subprocess.run([SCRIPT, "start", directory, "--live-restore"], capture_output=True, text=True)
+    if started.returncode:
+        pytest.skip(f"no Docker Engine can be started here: {started.stderr.strip()}")
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=started.stdout.strip())
+    user = server.api()
+    try:
+        sandbox = user.create(sandbox={"kind": "docker"})
+        count = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.02; done; read x"
+        exec_id = user.start(sandbox, count, stdin=True)
+        os.kill(int(Path(directory, "pid").read_text()), 9)
+        assert user.run(sandbox, "echo without an engine")["stdout"] == "without an engine\n"
+        put = user("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/f", content=b"x")
+        assert put.status_code in (200, 201, 204)
+        assert user("POST", f"/sandboxes/{sandbox}/pause").status_code >= 500
+        subprocess.run([SCRIPT, "start", directory, "--live-restore"], check=True, capture_output=True)
+        assert user("POST", f"/sandboxes/{sandbox}/pause").status_code == 200
+        assert user("POST", f"/sandboxes/{sandbox}/resume").status_code == 200
+        user("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/stdin?close=true", content=b"x\n")
+        result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
+        assert result["stdout"] == "".join(f"{i}\n" for i in range(1, 101))
+    finally:
+        user.close()
+        server.stop()
+        subprocess.run([SCRIPT, "stop", directory], check=True)
 
 
 def test_csb_run_takes_the_kind_and_leaves_nothing(kind: dict[str, str], request: pytest.FixtureRequest) -> None:
@@ -394,15 +427,17 @@ def test_a_runtime_that_cannot_is_said(own: Server, kind: dict[str, str]) -> Non
     user = own.api()
     answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "podman"}})
     assert answer.status_code in (422, 501) and "runc" in answer.text
-    for name in ("crun", "runsc"):
-        answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": name}})
-        if answer.status_code == 201:
-            sandbox = answer.json()["sandbox_id"]
-            assert user.run(sandbox, "echo runs")["stdout"] == "runs\n"
-            user("DELETE", f"/sandboxes/{sandbox}")
-        else:
-            assert name in answer.json()["error"]["message"], answer.text
-        assert left(own) == []
+    runsc = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "runsc"}})
+    assert "descriptors" in refused(runsc, 501, "unsupported")
+    # Of Debian 12, it refuses hosts with control groups of both versions; elsewhere it runs.
+    answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "oci", "runtime": "crun"}})
+    if answer.status_code == 201:
+        sandbox = answer.json()["sandbox_id"]
+        assert user.run(sandbox, "echo runs")["stdout"] == "runs\n"
+        user("DELETE", f"/sandboxes/{sandbox}")
+    elif runtime("crun"):
+        assert "crun makes no container here" in refused(answer, 503, "backend_unavailable")
+    else:
+        refused(answer, 404, "resource_not_found")
+    assert left(own) == []
     user.close()
-
-

@@ -1,5 +1,6 @@
 //! Samples and what is said of them.
 
+use super::capacity::Budget;
 use serde::Serialize;
 use std::{fmt, time::Duration};
 
@@ -59,6 +60,9 @@ pub struct Report {
     /// How the sandboxes started, such as `cold`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
+    /// How many fitted which amount of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budgets: Option<Vec<Budget>>,
 }
 
 impl Report {
@@ -83,6 +87,7 @@ impl Report {
             per_second: None,
             tenths: None,
             started_by: None,
+            budgets: None,
         }
     }
 }
@@ -112,6 +117,9 @@ impl fmt::Display for Report {
         }
         if let Some(total) = self.total {
             write!(f, ", {total:.0} ms in all")?;
+        }
+        for budget in self.budgets.iter().flatten() {
+            write!(f, "\n  {budget}")?;
         }
         Ok(())
     }

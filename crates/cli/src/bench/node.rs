@@ -1,6 +1,7 @@
 //! Sandboxes of a node in this process, without HTTP.
 
 use super::{
+    capacity::Budgets,
     figures::{Report, Samples},
     limits,
 };
@@ -31,6 +32,7 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
         aliases: Default::default(),
         backends: vec![],
         workspaces: Some(WorkspaceConfig::at(dir.path().join("workspaces"))),
+        pressure: None,
     };
     let node = Node::start(config).await.map_err(|e| Failure::of(&e).hint("see `csb doctor`"))?;
     let all = async {
@@ -99,18 +101,43 @@ fn word(how: StartedBy) -> String {
     }
 }
 
-/// Sandboxes that have run a command and stay.
-async fn neighbours(node: &Arc<Node>, kind: Kind, live: u32) -> Outcome<Vec<Handle>> {
-    limits::check(live)?;
-    let bar = progress::steps(live.into(), "live");
-    let mut handles = Vec::with_capacity(live as usize);
-    for i in 0..live {
+/// Sandboxes that have run a command and stay, with the time each took. `after` each, it says whether to go on.
+async fn fill(
+    node: &Arc<Node>,
+    kind: Kind,
+    n: u32,
+    name: &'static str,
+    mut after: impl FnMut(u32) -> Outcome<bool>,
+) -> Outcome<(Vec<Handle>, Samples)> {
+    limits::check(n)?;
+    let bar = progress::steps(n.into(), name);
+    let mut samples = Samples::default();
+    let mut handles = Vec::with_capacity(n as usize);
+    for i in 0..n {
+        let start = Instant::now();
         let handle = make(node, kind).await?;
         first_output(&handle).await?;
+        samples.add(start.elapsed());
         handles.push(handle);
         bar.at(i.into());
+        if !after(i + 1)? {
+            break;
+        }
     }
-    Ok(handles)
+    Ok((handles, samples))
+}
+
+/// Sandboxes that have run a command and stay.
+async fn neighbours(node: &Arc<Node>, kind: Kind, live: u32) -> Outcome<Vec<Handle>> {
+    Ok(fill(node, kind, live, "live", |_| Ok(true)).await?.0)
+}
+
+/// How many of them run a command: all, or some failed, which is an error.
+async fn all_work(handles: &[Handle]) -> Outcome<usize> {
+    for handle in handles {
+        run(handle).await?;
+    }
+    Ok(handles.len())
 }
 
 async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32, kind: Kind) -> Outcome<Report> {
@@ -236,34 +263,39 @@ pub fn release(n: u32, kind: Kind) -> Outcome<Report> {
 
 pub fn density(n: u32, kind: Kind) -> Outcome<Report> {
     remote::block_on(with_node(kind, 0, async |node| {
-        limits::check(n)?;
         let first = make(node, kind).await?;
         run(&first).await?;
-        let bar = progress::steps(n.into(), "density");
         let before = available_kib()?;
-        let mut samples = Samples::default();
-        let mut handles = Vec::with_capacity(n as usize);
-        for i in 0..n {
-            let start = Instant::now();
-            let handle = make(node, kind).await?;
-            first_output(&handle).await?;
-            samples.add(start.elapsed());
-            handles.push(handle);
-            bar.at(i.into());
-        }
+        let (handles, samples) = fill(node, kind, n, "density", |_| Ok(true)).await?;
         let kib = before.saturating_sub(available_kib()?) as f64 / f64::from(n);
-        // All of them work still, the first as well as the last.
-        let mut live = 0;
-        for handle in &handles {
-            run(handle).await?;
-            live += 1;
-        }
         Ok(Report {
-            live: Some(live),
+            // The first as well as the last.
+            live: Some(all_work(&handles).await?),
             kib_each: Some(kib.round()),
             tenths: samples.tenths(),
             started_by: Some(word(first.started_by())),
             ..Report::new("density", &samples)
+        })
+    }))
+}
+
+/// Fills the host with at most `n` and says how many fitted each budget, what the node itself takes included.
+pub fn capacity(n: u32, kind: Kind) -> Outcome<Report> {
+    // Before the node: the server and the warden are a part of the budget.
+    let before = available_kib()?;
+    remote::block_on(with_node(kind, 0, async |node| {
+        let mut budgets = Budgets::default();
+        let (handles, samples) =
+            fill(node, kind, n, "capacity", |count| Ok(budgets.see(count, before.saturating_sub(available_kib()?))))
+                .await?;
+        let used = before.saturating_sub(available_kib()?) as f64;
+        Ok(Report {
+            live: Some(all_work(&handles).await?),
+            kib_each: Some((used / handles.len() as f64).round()),
+            tenths: samples.tenths(),
+            started_by: handles.first().map(|first| word(first.started_by())),
+            budgets: Some(budgets.all()),
+            ..Report::new("capacity", &samples)
         })
     }))
 }

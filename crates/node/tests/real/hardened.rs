@@ -49,6 +49,7 @@ async fn node_with(host: &Host, pool: u32, spec: SandboxSpec) -> Arc<Node> {
         aliases: Default::default(),
         backends: vec![],
         workspaces: None,
+        pressure: None,
     };
     Node::start(config).await.unwrap()
 }

@@ -195,6 +195,7 @@ async fn in_use(host: Host) {
         aliases: Default::default(),
         backends: vec![],
         workspaces: None,
+        pressure: None,
     };
     assert!(matches!(Node::start(config).await, Err(NodeError::InUse { path }) if path == host.dir));
     within(node.stop_all()).await;

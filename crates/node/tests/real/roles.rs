@@ -41,6 +41,7 @@ pub fn play() -> Option<ExitCode> {
             aliases: Default::default(),
             backends: vec![],
             workspaces: None,
+            pressure: None,
         };
         let node = Node::start(config).await.unwrap();
         match role.as_str() {

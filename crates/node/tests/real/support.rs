@@ -71,6 +71,7 @@ impl Host {
             aliases: [("python:3".into(), "host".into())].into(),
             backends: vec![],
             workspaces: None,
+            pressure: None,
         };
         Node::start(config).await.unwrap()
     }

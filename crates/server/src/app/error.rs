@@ -191,7 +191,12 @@ impl From<FileError> for AppError {
             FileErrorCode::Io => ErrorCode::FileFailed,
             FileErrorCode::Paused => ErrorCode::SandboxPaused,
             FileErrorCode::Gone => ErrorCode::SandboxGone,
+            FileErrorCode::QuotaExceeded => ErrorCode::QuotaExceeded,
         };
-        Self::new(code, error.message)
+        let answer = Self::new(code, error.message);
+        match code {
+            ErrorCode::QuotaExceeded => answer.hint("remove files, or ask for more `resources.disk`"),
+            _ => answer,
+        }
     }
 }

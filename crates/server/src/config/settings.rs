@@ -262,6 +262,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "workspaces.quota",
+        env: "WORKSPACE_QUOTA",
+        default: "",
+        absent: "none",
+        about: "Bytes that all workspaces of one user may hold together, such as `10g`; what one holds is limited by its sandbox's `resources.disk`",
+        set: |c, text| {
+            c.workspace_quota = Some(parse_bytes(text).map_err(|e| e.to_string())?).filter(|bytes| *bytes > 0);
+            Ok(())
+        },
+    },
+    Setting {
         key: "local.idle",
         env: "CSB_LOCAL_IDLE",
         default: "30s",
@@ -280,6 +291,50 @@ pub(super) const SETTINGS: &[Setting] = &[
         about: "When more `local` sandboxes than this have processes, those not in use lose them, the least recently used first; 0: no matter how many",
         set: |c, text| {
             c.local_max_awake = number(text, 0, 1_000_000)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "memory.reserve",
+        env: "CSB_MEMORY_RESERVE",
+        default: "256MiB",
+        absent: "",
+        about: "Memory of the host that stays available: with less than this no sandbox is made or woken (`capacity`), with less than twice this none is kept ready; 0: no matter how little",
+        set: |c, text| {
+            c.pressure.reserve = if text.trim() == "0" { 0 } else { parse_bytes(text).map_err(|e| e.to_string())? };
+            Ok(())
+        },
+    },
+    Setting {
+        key: "memory.stalled",
+        env: "CSB_MEMORY_STALLED",
+        default: "40",
+        absent: "",
+        about: "Percent of the last ten seconds that all programs of the host waited for memory (PSI, where the kernel has it) from which no sandbox is made or woken; from half of it none is kept ready; 0: no matter how long",
+        set: |c, text| {
+            c.pressure.stalled = number(text, 0, 100)?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "cleanup.schedule",
+        env: "CLEANUP_SCHEDULE",
+        default: "",
+        absent: "never",
+        about: "When workspaces that nobody has used are removed: a cron expression in UTC, such as `0 2 * * *`",
+        set: |c, text| {
+            c.cleanup_schedule = Some(text.parse()?);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "cleanup.idle_days",
+        env: "CLEANUP_IDLE_DAYS",
+        default: "",
+        absent: "none",
+        about: "For how many days nobody must have used a workspace that is removed on schedule",
+        set: |c, text| {
+            c.cleanup_idle = Some(Duration::from_secs(number::<u64>(text, 1, 3650)? * 86400));
             Ok(())
         },
     },

@@ -137,11 +137,11 @@ impl Db {
         Ok(found.iter().map(row).collect())
     }
 
-    /// All sandboxes that have not ended, of every user.
-    pub async fn live_sandboxes(&self) -> Result<Vec<SandboxRow>, DbError> {
-        let found = sqlx::query("SELECT * FROM sandboxes WHERE state IN ('running', 'paused', 'releasing')")
-            .fetch_all(&self.read)
-            .await;
+    /// Sandboxes that have not ended, of every user, by their ids: the first `limit` after one.
+    pub async fn live_sandboxes(&self, after: &str, limit: u32) -> Result<Vec<SandboxRow>, DbError> {
+        let query = "SELECT * FROM sandboxes WHERE state IN ('running', 'paused', 'releasing') AND id > ? \
+                     ORDER BY id LIMIT ?";
+        let found = sqlx::query(query).bind(after).bind(i64::from(limit)).fetch_all(&self.read).await;
         Ok(found.during("list live sandboxes")?.iter().map(row).collect())
     }
 

@@ -41,7 +41,7 @@ async fn what_is_written_after_the_disk_was_full_is_kept() {
     db.add_sandbox(&sandbox("sb-0", "u", 1), None).await.unwrap_err();
     db.add_sandbox(&sandbox("sb-late", "u", 1), None).await.unwrap();
     assert!(db.sandbox("sb-late").await.unwrap().is_some());
-    assert_eq!(db.live_sandboxes().await.unwrap().len(), stored + 1);
+    assert_eq!(db.live_sandboxes("", 1000).await.unwrap().len(), stored + 1);
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn there_is_no_way_back_from_releasing() {
     assert_eq!(db.releasing_sandboxes().await.unwrap(), ["sb-a"]);
     db.end_sandbox("sb-a").await.unwrap();
     assert_eq!(db.sandbox("sb-a").await.unwrap(), None);
-    assert!(db.live_sandboxes().await.unwrap().is_empty());
+    assert!(db.live_sandboxes("", 1000).await.unwrap().is_empty());
     assert_eq!(db.sandbox_owner("sb-a").await.unwrap().as_deref(), Some("u"));
 }
 

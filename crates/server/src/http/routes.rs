@@ -7,6 +7,7 @@ mod sandboxes;
 mod server;
 mod sessions;
 mod simple;
+mod workspaces;
 
 use crate::app::App;
 use std::sync::Arc;
@@ -56,4 +57,5 @@ pub(super) fn guarded() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(server::templates))
         .routes(routes!(server::kinds))
         .routes(routes!(server::languages))
+        .routes(routes!(workspaces::clean))
 }

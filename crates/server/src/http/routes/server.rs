@@ -28,7 +28,10 @@ pub async fn health() -> Json<HealthView> {
 pub async fn metrics(State(app): State<Arc<App>>, request: Request) -> Answer<impl IntoResponse> {
     let (parts, _) = request.into_parts();
     may_see_figures(&app, &parts.extensions, &parts.headers).await?;
-    let text = app.metrics.text(&app.pool()).map_err(|e| AppError::internal(e.to_string()))?;
+    let text = app
+        .metrics
+        .text(&app.pool(), app.node.local_counts(), app.node.memory())
+        .map_err(|e| AppError::internal(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
 }
 
