@@ -138,13 +138,17 @@ impl Shared {
         format!("csb-oci-{}", self.guests.node())
     }
 
+    fn runtime(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
+        Runtime::choose(asked, &self.guests.state("oci"))
+    }
+
     /// The runtime that is asked for, or the first that is there, where this process may use any.
     fn ready(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
         if !rustix::process::geteuid().is_root() {
             let what = "sandbox kind `oci` for an ordinary user: the server needs root";
             return Err(BackendError::Unsupported(what.into()));
         }
-        Runtime::choose(asked, &self.guests.state("oci"))
+        self.runtime(asked)
     }
 
     async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
