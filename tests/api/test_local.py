@@ -34,6 +34,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shown = tmp_path_factory.mktemp("shown")
     (shown / "data").mkdir()
     (shown / "data" / "file").write_text("shown\n")
+    (shown / "data" / "private").write_text("the operator's\n")
+    (shown / "data" / "private").chmod(0o600)
+    shown.chmod(0o755)
     (shown / "link").symlink_to("/etc")
     server = Server(POOL_MIN_SIZE="0", CSB_LOCAL_IDLE="200ms", LOCAL_ALLOW_PATHS=str(shown))
     server.shown = shown  # type: ignore[attr-defined]
@@ -302,6 +305,8 @@ def test_only_what_the_operator_allows_is_shown_and_read_only(host: Server, ann:
     assert done["stdout"] == "shown\ndata\n", done
     assert done["stderr"].count("Read-only file system") == 2
     assert ann.run(box, "cat file")["exit_code"] != 0
+    private = ann.run(box, f"cat {shown}/data/private")
+    assert (private["stdout"], private["exit_code"]) == ("", 1), "what only the host's root may read"
     for path in ["/etc", "/", str(shown.parent), f"{shown}-x"]:
         reply = ann("POST", "/sandboxes", json={"sandbox": local(allowPaths=[path])})
         assert reply.status_code in (400, 403), reply.text

@@ -89,11 +89,11 @@ def test_a_processor_is_shared_out(way: Way, ann: Api) -> None:
 def test_what_it_uses_is_counted(way: Way, box: str, ann: Api) -> None:
     before = ann("GET", f"/sandboxes/{box}/stats").json()
     ann.run(box, "dd if=/dev/zero of=/workspace/f bs=1M count=8; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
-    ann.start(box, "sleep 600")
-    deadline = time.monotonic() + 10
-    # The process that waits for the next command is not counted, and may not be there yet.
+    ann.until_said(box, ann.start(box, "echo up; sleep 600"), "up")
+    # The process that waits for the next command is not counted, and is not there for a moment.
+    deadline = time.monotonic() + 20
     while (after := ann("GET", f"/sandboxes/{box}/stats").json())["pids"] < 1:
-        assert time.monotonic() < deadline, "its processes are not counted"
+        assert time.monotonic() < deadline, after
     assert after["cpu_usec"] - before["cpu_usec"] > 50_000
     assert way.lacks("disk_limit") or 8 * MIB <= after["disk"] - before["disk"] < 16 * MIB
     assert after["memory"] > 0 and after["inodes_free"] > 0

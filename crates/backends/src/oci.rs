@@ -24,6 +24,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
+    path::Path,
     sync::Arc,
 };
 
@@ -116,6 +117,17 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
     Ok(())
 }
 
+/// Removes a control group from every hierarchy. A runtime leaves those that it uses for nothing, such as the unified one of a
+/// host with both versions.
+fn remove_groups(group: &Path) {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([top.to_owned()]) {
+        // Refused while there is a process in it, and where it never was.
+        let _ = rustix::fs::rmdir(hierarchy.join(group));
+    }
+}
+
 /// A name of what a descriptor is open on, for calls that take no `O_PATH` descriptor.
 fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -126,17 +138,13 @@ impl Shared {
         format!("csb-oci-{}", self.guests.node())
     }
 
-    fn runtime(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
-        Runtime::choose(asked, &self.guests.state("oci"))
-    }
-
     /// The runtime that is asked for, or the first that is there, where this process may use any.
     fn ready(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
         if !rustix::process::geteuid().is_root() {
             let what = "sandbox kind `oci` for an ordinary user: the server needs root";
             return Err(BackendError::Unsupported(what.into()));
         }
-        self.runtime(asked)
+        Runtime::choose(asked, &self.guests.state("oci"))
     }
 
     async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
@@ -213,8 +221,13 @@ impl Shared {
             // A container that is gone already is one that `--force` does not complain of.
             runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
         }
-        let guests = self.guests.clone();
+        let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
+        let group = groups.join(id.as_str());
         aside(move || {
+            remove_groups(&group);
+            if guests.is_private() {
+                remove_groups(&groups);
+            }
             let removed = place.remove().map_err(failed("remove the container's directory"));
             if guests.is_private() {
                 guests.tidy();

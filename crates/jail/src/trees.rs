@@ -115,7 +115,8 @@ fn copied(image: &Path, tenant: Option<BorrowedFd<'_>>) -> io::Result<Tree> {
     Ok(tree)
 }
 
-/// A volume. Files of its owner are the sandbox user's; all others look like nobody's.
+/// A volume. Files of its owner are the sandbox user's; all others look like nobody's. What a client asked to see of the host and
+/// does not own has no owner inside: it can be read where everybody may read it.
 fn shared(host: &Host, volume: &Volume, ids: &Ids) -> io::Result<Tree> {
     let tree = match &volume.below {
         None => Tree::copy(rustix::fs::CWD, fs::canonicalize(&volume.host)?, false)?,
@@ -132,7 +133,7 @@ fn shared(host: &Host, volume: &Volume, ids: &Ids) -> io::Result<Tree> {
         }
     };
     let found = rustix::fs::fstat(&tree)?;
-    let owner = if host.idmap {
+    let owner = if host.idmap && !(volume.below.is_some() && volume.read_only) {
         let one = |inside| [IdRange { inside, outside: ids.first_uid + USER_ID, count: 1 }];
         Some(user_namespace(&one(found.st_uid), &one(found.st_gid), false, None)?)
     } else {

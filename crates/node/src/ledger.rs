@@ -31,7 +31,7 @@ pub(crate) struct SandboxV1 {
     created_ms: i64,
     started_by: StartedBy,
     start_micros: u64,
-    /// Of a `local` one that sleeps: whether it is not to be woken.
+    /// Of a `local` one: whether it was paused on request.
     #[serde(default)]
     pub(crate) paused: bool,
 }

@@ -367,8 +367,13 @@ impl Locals {
         let _gate = self.gate(id).await;
         match self.now(id) {
             Now::Gone => Err(OpError::Gone),
-            Now::Awake(handle) if frozen => handle.pause().await,
-            Now::Awake(handle) => handle.resume().await,
+            Now::Awake(handle) => {
+                match frozen {
+                    true => handle.pause().await?,
+                    false => handle.resume().await?,
+                }
+                inner.rewrite(id, |entry| entry.paused = frozen)
+            }
             Now::Asleep { paused } if paused == frozen => Ok(()),
             Now::Asleep { .. } => {
                 inner.rewrite(id, |entry| entry.paused = frozen)?;

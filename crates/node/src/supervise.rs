@@ -250,6 +250,12 @@ async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
         Arc::make_mut(&mut meta.spec).limits = limits;
     }
     let kind = meta.spec.kind;
+    // Stopped for a moment by a server that died in it.
+    let held = frozen && kind == Kind::Local && !entry.paused;
+    let frozen = frozen && !held;
+    if held && let Err(error) = keeper.freeze(&id, false).await {
+        tracing::error!(sandbox = %id, %error, "cannot let a sandbox go on");
+    }
     let seat = Seat {
         id: id.clone(),
         conn,
