@@ -12,17 +12,23 @@ use csb_sys::{
     process::{self, Fork, SIGKILL},
 };
 use csb_wire::{Failure, decode, encode};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 /// `argv[0]` of one.
 pub(crate) const NAME: &str = "csb-forker";
+/// Step of a failure that is the forker's own.
+pub(crate) const DIED: &str = "hear the process that forks";
 /// How many processes one forks: a start takes as long as some forks.
 const MOST: u32 = 64;
 /// The next one is started when so many are left to this one, so that nobody waits for its start.
 const EARLY: u32 = 16;
+/// A fork takes less than a millisecond; one that takes this long is stopped, and all sandboxes would wait with it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Numbers of what it is started with, from `FIRST` on: its socket, the stage, the host's network namespace, the warden's life.
 const FIRST: i32 = 3;
 
@@ -88,8 +94,12 @@ impl Forkers {
             }
         };
         // One that dies now may have forked: what it made ends with `wait`, and is not made once more with the same ends.
-        let dead = || failure("fork", &io::Error::other("the process that forks died"));
-        let (answer, _) = forker.conn.recv().step("fork")?.ok_or_else(dead)?;
+        let dead = || failure(DIED, &io::Error::other("it died while it was asked"));
+        let patience = Timespec::try_from(PATIENCE).ok();
+        if poll(&mut [PollFd::new(&forker.conn, PollFlags::IN)], patience.as_ref()) == Ok(0) {
+            return Err(failure(DIED, &io::ErrorKind::TimedOut.into()));
+        }
+        let (answer, _) = forker.conn.recv().step(DIED)?.ok_or_else(dead)?;
         let answer: Answer = decode(&answer).map_err(|error| failure("fork", &io::Error::other(error)))?;
         forker.left -= 1;
         if forker.left == EARLY && self.next.is_none() {
@@ -117,13 +127,17 @@ pub(crate) fn run() -> io::Result<()> {
     let host = Host::inherited(stage, net, decode(&known).map_err(io::Error::other)?);
     while let Some((order, fds)) = conn.recv()? {
         let order: Order = decode(&order).map_err(io::Error::other)?;
-        let answer = serve(&host, &life, order, fds);
+        let answer = serve((&conn, &host, &life), order, fds);
         conn.send(&encode(&answer), &[])?;
     }
     Ok(())
 }
 
-fn serve(host: &Host, life: &OwnedFd, (first_uid, has_net, has_dir): Order, fds: Vec<OwnedFd>) -> Answer {
+fn serve(
+    (conn, host, life): (&Conn, &Host, &OwnedFd),
+    (first_uid, has_net, has_dir): Order,
+    fds: Vec<OwnedFd>,
+) -> Answer {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| failure("fork", &io::Error::from_raw_os_error(libc::EMFILE)));
     let (theirs, ours, wait, tenant) = (Conn::from(next()?), Conn::from(next()?), next()?, next()?);
@@ -134,6 +148,9 @@ fn serve(host: &Host, life: &OwnedFd, (first_uid, has_net, has_dir): Order, fds:
     let flags = blank::namespaces(net.is_none());
     match process::fork_for_parent(flags, dir.as_ref().map(AsFd::as_fd)).step("make the process")? {
         Fork::Child => {
+            // First of all: if the forker dies now, the warden hears it by the end of this socket, and this process waits for
+            // the warden.
+            drop(process::inherited_fd(conn.as_raw_fd()));
             let ids = Ids::received(first_uid, tenant);
             blank::become_init(host, ids, &joins, net.as_ref(), (theirs, ours), &wait, life);
             process::exit_now(0)

@@ -3,7 +3,7 @@
 
 use crate::{
     blank::{Blank, Leavings},
-    forker::Forkers,
+    forker::{self, Forkers},
 };
 use csb_jail::Host;
 use csb_sys::{
@@ -108,8 +108,16 @@ impl Stock {
         }
     }
 
-    /// Makes one.
+    /// Makes one. A process that forks and dies over it is no reason why there should be none: the next one is asked.
     pub(crate) fn make(&mut self, host: &Host, cgroups: &Root, life: &OwnedFd) -> Result<Blank, Failure> {
+        let made = self.try_make(host, cgroups, life);
+        if made.as_ref().is_err_and(|failure| failure.step == forker::DIED) {
+            return self.try_make(host, cgroups, life);
+        }
+        made
+    }
+
+    fn try_make(&mut self, host: &Host, cgroups: &Root, life: &OwnedFd) -> Result<Blank, Failure> {
         let (slot, tenant) = self.free.pop().unwrap_or((self.fresh, None));
         self.fresh = self.fresh.max(slot + 1);
         self.made += 1;

@@ -44,7 +44,7 @@ async fn requests(host: Host) {
         ("POST", "/api/v1/sandboxes", "{\"timeout\":-5}", "invalid_request"),
         ("POST", "/api/v1/sandboxes", "{\"timeout\":31536000}", "invalid_request"),
         ("POST", "/api/v1/sandboxes", "{\"timeout\":1e400}", "malformed_json"),
-        ("POST", "/api/v1/sandboxes", "{\"sandbox\":{\"kind\":\"docker\"}}", "unsupported"),
+        ("POST", "/api/v1/sandboxes", "{\"sandbox\":{\"kind\":\"k8s\"}}", "unsupported"),
         ("POST", "/api/v1/sandboxes", "{\"network\":\"full\"}", "unsupported"),
         ("POST", "/api/v1/sandboxes", "{\"env\":{\"A\\u0000\":\"\"}}", "invalid_request"),
         ("POST", "/api/v1/sandboxes", "{\"hostname\":\"-\"}", "invalid_request"),
