@@ -22,5 +22,12 @@ fn every_test_that_the_document_names_exists_and_every_test_is_named() {
     let reuse = fs::read_to_string(here.join("../crates/node/tests/real/reuse.rs")).unwrap();
     let trials = reuse.split("trial(\"").skip(1).filter_map(|rest| rest.split('"').next());
     let tests: BTreeSet<&str> = tests.chain(trials).collect();
+    // What needs a server is tried from there, with much that is no matter of security.
+    let api = ["test_local.py", "test_vfs.py"].map(|file| fs::read_to_string(here.join("api").join(file)).unwrap());
+    let (served, named): (BTreeSet<&str>, BTreeSet<&str>) =
+        named.into_iter().partition(|name| name.starts_with("test_"));
+    for name in served {
+        assert!(api.iter().any(|text| text.contains(&format!("\ndef {name}("))), "{name}");
+    }
     assert_eq!(named, tests);
 }

@@ -64,8 +64,8 @@ pub trait Backend: Keeper {
     /// Which.
     fn kind(&self) -> Kind;
 
-    /// What is plainly missing on this host, for those who choose a kind; a look, not an attempt. None: it may work.
-    fn missing(&self) -> Option<String>;
+    /// Says why none could be built now, where that is known without trying.
+    fn ready(&self) -> Building<'_, ()>;
 
     /// Builds one. Its init still has to say that it is ready. On an error, and where the future is dropped, nothing is left of it.
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn>;

@@ -142,16 +142,21 @@ impl Shared {
         Runtime::choose(asked, &self.guests.state("oci"))
     }
 
-    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+    /// The runtime that is asked for, or the first that is there, where this process may use any.
+    fn ready(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
         if !rustix::process::geteuid().is_root() {
             let what = "sandbox kind `oci` for an ordinary user: the server needs root";
             return Err(BackendError::Unsupported(what.into()));
         }
+        self.runtime(asked)
+    }
+
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         if !spec.limits.io.is_none() {
             return Err(BackendError::Unsupported("limits of disk speed in sandbox kind `oci`".into()));
         }
         spec.options.work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)?;
-        let runtime = self.runtime(spec.options.runtime.as_deref())?;
+        let runtime = self.ready(spec.options.runtime.as_deref())?;
         let template = self.guests.template(&spec.template).await?;
         let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
         match self.build(id, spec, &runtime, template).await {
@@ -311,8 +316,8 @@ impl Backend for Oci {
         Kind::Oci
     }
 
-    fn missing(&self) -> Option<String> {
-        self.shared.runtime(None).err().map(|error| error.to_string())
+    fn ready(&self) -> Building<'_, ()> {
+        Box::pin(async { self.shared.ready(None).map(drop) })
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -305,9 +305,13 @@ impl Node {
         }
     }
 
-    /// What is plainly missing for a kind that something else than the warden builds.
-    pub fn missing(&self, kind: Kind) -> Option<String> {
-        self.inner.backend(kind)?.missing()
+    /// As `check_kind`, and asks what builds such sandboxes whether it is there.
+    pub async fn find_kind(&self, kind: Kind) -> Result<(), CreateError> {
+        self.check_kind(kind)?;
+        match self.inner.backend(kind) {
+            Some(backend) => Ok(backend.ready().await?),
+            None => Ok(()),
+        }
     }
 
     /// A sandbox that was handed out and is not gone, whether a process of it is there or not.

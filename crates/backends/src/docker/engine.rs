@@ -2,10 +2,7 @@
 
 use crate::BackendError;
 use bollard::{API_DEFAULT_VERSION, errors::Error};
-use std::{
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 const DEFAULT: &str = "unix:///var/run/docker.sock";
 /// A pull is another matter: it sends news all the time.
@@ -26,15 +23,6 @@ impl Engine {
 
     fn known(&self) -> std::sync::MutexGuard<'_, Option<bollard::Docker>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why there is none, if that can be seen.
-    pub(super) fn missing(&self) -> Option<String> {
-        match self.host.strip_prefix("unix://") {
-            None => Some(format!("the Docker Engine at `{}` is not on this host", self.host)),
-            Some(path) if !Path::new(path).exists() => Some(format!("there is no Docker Engine at `{}`", self.host)),
-            Some(_) => None,
-        }
     }
 
     /// A client. Each of its requests is a connection of its own, so an engine that was restarted is reached again.
