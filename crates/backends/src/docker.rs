@@ -188,35 +188,44 @@ impl Shared {
         }
     }
 
-    /// Containers of ours that no directory tells of, and directories of containers that are gone.
-    async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
+    /// Those whose init answers. What is left of others is removed meanwhile: nobody waits for an engine that hangs.
+    fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
         let failed =
             |error: io::Error| BackendError::Failed { step: "read the records".into(), message: error.to_string() };
-        let records = self.guests.records(Kind::Docker).map_err(failed)?;
-        let mut held = Vec::new();
-        for (id, record) in &records {
-            let place = self.guests.place(id);
-            match place.reconnect(record) {
+        let (mut held, mut dead) = (Vec::new(), Vec::new());
+        for (id, record) in self.guests.records(Kind::Docker).map_err(failed)? {
+            let place = self.guests.place(&id);
+            match place.reconnect(&record) {
                 Ok(conn) => {
-                    let frozen = place.group(record).and_then(|group| group.is_frozen().map_err(io::Error::other));
-                    held.push(Held { id: id.clone(), conn, frozen: frozen.unwrap_or(false) });
+                    let frozen = place.group(&record).and_then(|group| group.is_frozen().map_err(io::Error::other));
+                    held.push(Held { id, conn, frozen: frozen.unwrap_or(false) });
                 }
                 Err(error) => {
                     tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
-                    if let Err(error) = self.release(id).await {
-                        tracing::error!(sandbox = %id, %error, "cannot remove a container");
-                    }
+                    dead.push(id);
                 }
             }
         }
-        if let Err(error) = self.sweep(&held).await {
-            tracing::debug!(%error, "cannot look for containers that are left");
-        }
-        self.guests.tidy();
+        let shared = self.clone();
+        tokio::spawn(async move {
+            for id in &dead {
+                if let Err(error) = shared.release(id).await {
+                    tracing::error!(sandbox = %id, %error, "cannot remove a container");
+                }
+            }
+            if let Err(error) = shared.sweep().await {
+                tracing::debug!(%error, "cannot look for containers that are left");
+            }
+            for guests in shared.guests.orphaned() {
+                shared.bury(guests).await;
+            }
+            shared.guests.tidy();
+        });
         Ok(held)
     }
 
-    async fn sweep(&self, held: &[Held]) -> Result<(), BackendError> {
+    /// Removes containers of ours that no directory tells of. One that is being made has its directory already.
+    async fn sweep(&self) -> Result<(), BackendError> {
         let docker = self.engine.connect().await?;
         let filters = [("label".to_owned(), vec![format!("{}={}", body::NODE, self.guests.node())])];
         let options = bollard::query_parameters::ListContainersOptions {
@@ -227,15 +236,23 @@ impl Shared {
         let failed = |error| self.engine.failed("list the containers", error);
         for found in docker.list_containers(Some(options)).await.map_err(failed)? {
             let label = found.labels.as_ref().and_then(|labels| labels.get(body::SANDBOX));
-            let known = label.is_some_and(|label| {
-                held.iter().any(|held| held.id.as_str() == label)
-                    || label.parse().is_ok_and(|id| self.guests.place(&id).path.exists())
-            });
+            let known = label.is_some_and(|label| label.parse().is_ok_and(|id| self.guests.place(&id).path.exists()));
             if let Some(container) = found.id.filter(|_| !known) {
                 self.remove(&docker, &container).await?;
             }
         }
         Ok(())
+    }
+
+    /// Removes what a `csb run` that was killed left.
+    async fn bury(&self, guests: Arc<Guests>) {
+        let other = Docker::new(guests, self.settings.clone()).shared;
+        for (id, _) in other.guests.records(Kind::Docker).unwrap_or_default() {
+            if let Err(error) = other.release(&id).await {
+                tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
+            }
+        }
+        other.guests.tidy();
     }
 
     fn record(&self, id: &SandboxId) -> Result<RecordV1, WardenError> {
@@ -349,19 +366,6 @@ impl Backend for Docker {
     }
 
     fn held(&self) -> Building<'_, Vec<Held>> {
-        Box::pin(async {
-            for guests in self.shared.guests.orphaned() {
-                let other = Docker::new(guests, self.shared.settings.clone());
-                if let Ok(records) = other.shared.guests.records(Kind::Docker) {
-                    for (id, _) in records {
-                        if let Err(error) = other.shared.release(&id).await {
-                            tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
-                        }
-                    }
-                }
-                other.shared.guests.tidy();
-            }
-            self.shared.held().await
-        })
+        Box::pin(async { self.shared.held() })
     }
 }
