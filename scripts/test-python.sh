@@ -19,7 +19,7 @@ agents=$target/python/venv-deepagents-${DEEPAGENTS:-pinned}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
 # Debian packages by what they are for; those that are missing are installed when we may.
-packages=(python3-venv curl jq iproute2 busybox-static)
+packages=(python3-venv curl jq iproute2 openssl busybox-static)
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # CPython's own tests; what the POSIX test suite is unpacked, patched and built with.
 packages+=("libpython$version-testsuite" dpkg-dev patch gcc libc6-dev make git sqlite3 tar)

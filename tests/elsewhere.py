@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -35,8 +36,9 @@ class Far(Server):
 class Wire:
     """Passes bytes between our server and the other one, keeps what was asked, and breaks."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.target = port
+        self.tls = tls
         self.asked = bytearray()
         self.connections = 0
         self.deaf = 0
@@ -44,7 +46,7 @@ class Wire:
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -52,6 +54,11 @@ class Wire:
             while True:
                 near, _ = self.listener.accept()
                 self.connections += 1
+                if self.tls:
+                    try:
+                        near = self.tls.wrap_socket(near, server_side=True)
+                    except OSError:
+                        continue
                 far = socket.create_connection(("127.0.0.1", self.target))
                 self.pairs.append((near, far))
                 deaf, self.deaf = self.deaf > 0, max(0, self.deaf - 1)

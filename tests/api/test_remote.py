@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -184,6 +185,18 @@ def test_a_large_file_goes_both_ways_unchanged(ann: Api, near: Server) -> None:
             back.update(part)
     assert back.hexdigest() == hashed.hexdigest()
     assert near.rss() - before < 32 << 20, "it passed through, it was not held"
+
+
+def test_a_flood_waits_for_a_slow_reader(ann: Api, near: Server) -> None:
+    sandbox = ann.create(sandbox=REMOTE)
+    flood = {"command": "head -c 50000000 /dev/zero | tr '\\0' x", "max_output_bytes": "64m"}
+    before = near.rss()
+    events = {"Accept": "text/event-stream"}
+    with ann.http.stream("POST", f"/api/v1/sandboxes/{sandbox}/execs", json=flood, headers=events) as response:
+        time.sleep(3)
+        assert near.rss() - before < 32 << 20, "what nobody takes stays where it is"
+        said = sum(line.count("x") for line in response.iter_lines() if line.startswith("data:"))
+    assert said >= 50_000_000
 
 
 def test_pause_and_resume(ann: Api) -> None:

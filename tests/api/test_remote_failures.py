@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from elsewhere import REMOTE, Far, Wire, until
@@ -84,10 +90,12 @@ def test_a_command_under_way_outlives_the_other_servers_death(start: Start, far:
     sandbox = api.create(sandbox=REMOTE)
     answers: list[dict[str, object]] = []
     thread = threading.Thread(
-        target=lambda: answers.append(api.run(sandbox, "echo run >> /workspace/runs; sleep 3; echo done"))
+        target=lambda: answers.append(api.run(sandbox, "echo run >> /workspace/runs; sleep 4; echo done"))
     )
     thread.start()
     until(lambda: "run" in api("GET", f"/sandboxes/{sandbox}/files?path=/workspace/runs").text)
+    # One that dies before it has written down what the key started cannot tell, and says so.
+    time.sleep(1)
     far.kill()
     far.start()
     thread.join(60)
@@ -135,6 +143,24 @@ def test_a_create_whose_answers_are_lost_makes_one_and_leaves_none(start: Start,
     wire.deaf = 0
     until(lambda: len(far.ids()) == 1)
     assert [s["sandbox_id"] for s in api("GET", "/sandboxes").json()["items"]] == [sandbox]
+    # Our server dies before it hears what it made.
+    near = api.server
+    wire.cut()
+    wire.deaf = 1000
+
+    def vain() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            api("POST", "/sandboxes", json={"sandbox": REMOTE})
+
+    thread = threading.Thread(target=vain)
+    thread.start()
+    until(lambda: len(far.ids()) == 2)
+    near.kill()
+    thread.join()
+    wire.deaf = 0
+    near.start()
+    until(lambda: len(far.ids()) == 1)
+    assert api.run(sandbox, "echo still")["stdout"] == "still\n"
     api.close()
     until(lambda: far.ids() == [])
 
@@ -199,8 +225,7 @@ def test_callers_credentials_stay_here(start: Start, far: Far, wire: Wire) -> No
     near = start(("edge", wire.url, far.key))
     api = near.api()
     sandbox = api.create(sandbox=REMOTE)
-    private = {"Cookie": "session=private-cookie", "X-API-Key": "", "X-Forwarded-For": "private-address"}
-    del private["X-API-Key"]
+    private = {"Cookie": "session=private-cookie", "X-Forwarded-For": "private-address"}
     for method, path, body in [
         ("GET", "", None),
         ("POST", "/execs", b'{"command":"true"}'),
@@ -224,6 +249,19 @@ def test_callers_credentials_stay_here(start: Start, far: Far, wire: Wire) -> No
     api.close()
 
 
+class Heard:
+    """A response that does something once a text has come."""
+
+    def __init__(self, response: httpx.Response, text: str, then: Callable[[], None]) -> None:
+        self.response, self.text, self.then = response, text, then
+
+    def iter_lines(self) -> Iterator[str]:
+        for line in self.response.iter_lines():
+            if self.text in line and line.startswith("data:") and "command" not in line:
+                self.then()
+            yield line
+
+
 def test_a_stream_that_breaks_off_says_so(start: Start, far: Far, wire: Wire) -> None:
     near = start(("edge", wire.url, far.key))
     api = near.api()
@@ -232,9 +270,7 @@ def test_a_stream_that_breaks_off_says_so(start: Start, far: Far, wire: Wire) ->
     with api.http.stream(
         "POST", f"/api/v1/sandboxes/{sandbox}/execs", json=command, headers={"Accept": "text/event-stream"}
     ) as response:
-        cutter = threading.Timer(1, wire.cut)
-        cutter.start()
-        seen = events(response)
+        seen = events(Heard(response, "begun", wire.cut))  # type: ignore[arg-type]
         request_id = response.headers["x-request-id"]
     assert [name for name, _, _ in seen] == ["start", "stdout", "error"]
     error = seen[-1][2]["error"]
@@ -322,12 +358,50 @@ def test_the_usual_kind_is_a_setting(start: Start, far: Far) -> None:
     api.close()
 
 
+def test_certificates_are_checked(start: Start, far: Far, tmp_path: Path) -> None:
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    make += ["-days", "2", "-subj", "/CN=edge", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make += ["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    wire = Wire(far.port, context)
+    others = ("edge", wire.url, far.key)
+    stranger = start(others).api()
+    answer = stranger("POST", "/sandboxes", json={"sandbox": REMOTE})
+    refused(answer, 503, "backend_unavailable")
+    assert not wire.asked, "nothing is said to one who cannot prove who it is"
+    stranger.close()
+    near = start(others, SSL_CERT_FILE=str(tmp_path / "cert.pem"))
+    api = near.api()
+    sandbox = api.create(sandbox=REMOTE)
+    assert api.run(sandbox, "echo over tls")["stdout"] == "over tls\n"
+    from cloud_sandbox import Sandbox
+
+    process = Sandbox.connect(sandbox, near.url, token=api.token).start("cat", pty=True)
+    with process.attach() as terminal:
+        terminal.send("x\n")
+        assert terminal.recv(timeout=30) is not None
+    api.close()
+    wire.close()
+
+
 def test_servers_that_name_each_other_do_not_go_round(start: Start) -> None:
     port = free_port()
     near = start(("itself", f"http://127.0.0.1:{port}", "csb_x"), SANDBOX_KIND="remote", port=port)
     made = near.api()("POST", "/sandboxes", headers={"X-Csb-Forwarded": "1"})
     refused(made, 501, "unsupported")
     assert near.api()("POST", "/sandboxes", json={"sandbox": {"kind": "process"}}).status_code == 201
+
+
+def test_what_is_idle_here_is_released_there(start: Start, far: Far) -> None:
+    api = start(("edge", far.url, far.key), CSB_LIFETIME_IDLE="2s").api()
+    busy, idle = api.create(sandbox=REMOTE), api.create(sandbox=REMOTE)
+    api.start(busy, "sleep 600")
+    until(lambda: idle not in api("GET", "/sandboxes").text)
+    assert len(far.ids()) == 1
+    assert [s["sandbox_id"] for s in api("GET", "/sandboxes").json()["items"]] == [busy]
+    api.close()
 
 
 def test_lifetimes_and_quotas_are_ours(start: Start, far: Far) -> None:

@@ -20,7 +20,7 @@ KINDS = {
     "process": Declared(),
     "hardened": Declared(),
     "vfs": Declared(frozenset({"disk"}), lambda: {"memoryOnly": True}),
-    "local": Declared(frozenset({"disk_limit"}), lambda: {"workDir": f"kinds-{next(numbers)}"}),
+    "local": Declared(options=lambda: {"workDir": f"kinds-{next(numbers)}"}),
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
     "remote": Declared(),

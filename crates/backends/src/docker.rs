@@ -80,14 +80,18 @@ impl Drop for Undo {
 }
 
 impl Shared {
-    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+    async fn ready(&self) -> Result<bollard::Docker, BackendError> {
         if !rustix::process::geteuid().is_root() {
             return Err(BackendError::Unsupported(
                 "sandbox kind `docker` for an ordinary user: the server needs root".into(),
             ));
         }
+        self.engine.connect().await
+    }
+
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         check(spec, &self.settings)?;
-        let docker = self.engine.connect().await?;
+        let docker = self.ready().await?;
         let (image, binds) = self.image(&docker, spec).await?;
         let program = self.guests.program().await?;
         let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
@@ -330,6 +334,14 @@ impl Keeper for Docker {
 impl Backend for Docker {
     fn kind(&self) -> Kind {
         Kind::Docker
+    }
+
+    fn ready(&self) -> Building<'_, ()> {
+        Box::pin(async {
+            let docker = self.shared.ready().await?;
+            let answered = docker.ping().await;
+            answered.map(drop).map_err(|error| self.shared.engine.failed("connect with the Docker Engine", error))
+        })
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -24,6 +24,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
+    path::Path,
     sync::Arc,
 };
 
@@ -116,6 +117,17 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
     Ok(())
 }
 
+/// Removes a control group from every hierarchy. A runtime leaves those that it uses for nothing, such as the unified one of a
+/// host with both versions.
+fn remove_groups(group: &Path) {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([top.to_owned()]) {
+        // Refused while there is a process in it, and where it never was.
+        let _ = rustix::fs::rmdir(hierarchy.join(group));
+    }
+}
+
 /// A name of what a descriptor is open on, for calls that take no `O_PATH` descriptor.
 fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -130,16 +142,21 @@ impl Shared {
         Runtime::choose(asked, &self.guests.state("oci"))
     }
 
-    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+    /// The runtime that is asked for, or the first that is there, where this process may use any.
+    fn ready(&self, asked: Option<&str>) -> Result<Runtime, BackendError> {
         if !rustix::process::geteuid().is_root() {
             let what = "sandbox kind `oci` for an ordinary user: the server needs root";
             return Err(BackendError::Unsupported(what.into()));
         }
+        self.runtime(asked)
+    }
+
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         if !spec.limits.io.is_none() {
             return Err(BackendError::Unsupported("limits of disk speed in sandbox kind `oci`".into()));
         }
         spec.options.work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)?;
-        let runtime = self.runtime(spec.options.runtime.as_deref())?;
+        let runtime = self.ready(spec.options.runtime.as_deref())?;
         let template = self.guests.template(&spec.template).await?;
         let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
         match self.build(id, spec, &runtime, template).await {
@@ -208,8 +225,13 @@ impl Shared {
             // A container that is gone already is one that `--force` does not complain of.
             runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
         }
-        let guests = self.guests.clone();
+        let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
+        let group = groups.join(id.as_str());
         aside(move || {
+            remove_groups(&group);
+            if guests.is_private() {
+                remove_groups(&groups);
+            }
             let removed = place.remove().map_err(failed("remove the container's directory"));
             if guests.is_private() {
                 guests.tidy();
@@ -292,6 +314,10 @@ impl Keeper for Oci {
 impl Backend for Oci {
     fn kind(&self) -> Kind {
         Kind::Oci
+    }
+
+    fn ready(&self) -> Building<'_, ()> {
+        Box::pin(async { self.shared.ready(None).map(drop) })
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -305,6 +305,15 @@ impl Node {
         }
     }
 
+    /// As `check_kind`, and asks what builds such sandboxes whether it is there.
+    pub async fn find_kind(&self, kind: Kind) -> Result<(), CreateError> {
+        self.check_kind(kind)?;
+        match self.inner.backend(kind) {
+            Some(backend) => Ok(backend.ready().await?),
+            None => Ok(()),
+        }
+    }
+
     /// A sandbox that was handed out and is not gone, whether a process of it is there or not.
     pub fn find(&self, id: &SandboxId) -> Option<Sandbox> {
         match &self.inner.locals {

@@ -36,7 +36,7 @@ use csb_api::{
     ErrorCode, KeyRequest, KeySecretView, KeyView, KindView, PoolStatsView, PoolView, Role, SandboxCounts,
     TemplateView, TokenRequest, TokenView, WardenView, time_from_ms,
 };
-use csb_node::{CreateError, Mode, Node, TemplateSource};
+use csb_node::{Mode, Node, TemplateSource};
 use csb_types::{Kind, Language, Phase};
 use std::{
     collections::HashMap,
@@ -194,17 +194,16 @@ impl App {
     }
 
     /// Every kind, and why this server lacks it.
-    pub fn kinds(&self) -> Vec<KindView> {
-        let why_not = |kind| match self.node.check_kind(kind) {
-            Ok(()) => None,
-            Err(CreateError::Unsupported { what }) => Some(what),
-            Err(error) => Some(error.to_string()),
-        };
-        let why_not = |kind| match kind {
-            Kind::Remote => self.remotes.chosen(&[]).err().map(|error| error.message),
-            kind => why_not(kind),
-        };
-        Kind::ALL.map(|kind| KindView::new(kind, why_not(kind))).into()
+    pub async fn kinds(&self) -> Vec<KindView> {
+        let mut views = Vec::new();
+        for kind in Kind::ALL {
+            let found = match kind {
+                Kind::Remote => self.remotes.chosen(&[]).map(drop),
+                kind => self.node.find_kind(kind).await.map_err(AppError::from),
+            };
+            views.push(KindView::new(kind, found.err().map(|error| error.message)));
+        }
+        views
     }
 
     /// Templates of this host.

@@ -60,10 +60,7 @@ impl Kind {
             Self::Local => (
                 "a directory of the host that file operations cannot leave; commands run as in `process` and see nothing \
                  else of the host's data",
-                &[(
-                    Capability::DiskLimit,
-                    "what it writes goes to a directory of the host, as far as the host's disk reaches",
-                )],
+                &[],
             ),
             Self::Vfs => (
                 "as `process`, with every file and all output in memory",

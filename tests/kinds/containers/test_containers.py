@@ -6,6 +6,7 @@ that need it are skipped and say so.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -107,8 +108,8 @@ def left(own: Server, engine: Engine | None = None) -> list[str]:
     found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{data}/guests" in line]
     found += [str(path) for path in Path(data, "guests").glob("sb-*")]
     found += [str(path) for path in Path(data, "disks").glob("*")]
-    for group in Path("/sys/fs/cgroup").glob("*/csb-oci-*/sb-*"):
-        found.append(str(group))
+    node = hashlib.sha256(f"{data}/guests".encode()).hexdigest()[:16]
+    found += [str(group) for group in Path("/sys/fs/cgroup").glob(f"*/csb-oci-{node}/sb-*")]
     if engine:
         found += [container["Names"][0] for container in engine.containers() if "csb.sandbox" in container["Labels"]]
     return found
@@ -351,6 +352,8 @@ def test_an_engine_that_is_not_there_is_said(host: str) -> None:
         answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "docker"}})
         assert answer.status_code == (503 if host.startswith("unix") else 501), answer.text
         assert host in answer.json()["error"]["message"]
+        listed = {one["name"]: one for one in user("GET", "/kinds").json()["items"]}
+        assert host.removeprefix("unix://") in listed["docker"]["why_not"] and not listed["docker"]["available"]
         assert user.run(user.create(), "echo others run")["stdout"] == "others run\n"
     finally:
         user.close()

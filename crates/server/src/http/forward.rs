@@ -41,7 +41,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a forwarded request is about.
 enum Subject {
     Sandbox(MineFar),
-    Session(MineFarSession),
+    Session(Box<MineFarSession>),
 }
 
 /// One request on its way to another server.
@@ -94,7 +94,7 @@ pub async fn forward(State(app): State<Arc<App>>, request: Request, next: Next) 
         let rest = plain(rest)?.to_owned();
         let path = format!("{SESSIONS}{}{rest}", mine.far.far_id);
         let endpoint = mine.endpoint()?.clone();
-        let forward = Forward { app, subject: Subject::Session(mine), endpoint, request_id, key: None };
+        let forward = Forward { app, subject: Subject::Session(Box::new(mine)), endpoint, request_id, key: None };
         return forward.run(request, path, &rest).await;
     }
     if path == "/api/v1/files"
@@ -425,4 +425,44 @@ fn body_of(
             Err(error) => Some((Err(error), None)),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_the_sandbox_that_was_checked() {
+        assert_eq!(split("sb-a/execs/ex-b/ws"), ("sb-a", "/execs/ex-b/ws"));
+        assert_eq!(split("sb-a"), ("sb-a", ""));
+        for good in ["", "/execs", "/execs/ex-b/output", "/run-code"] {
+            assert_eq!(plain(good).unwrap(), good);
+        }
+        for bad in ["/execs/..", "/execs/%2e%2e/result", "/execs/a?b", "/execs/a#b", "/execs/a\\b", "/execs/ü"] {
+            assert_eq!(plain(bad).unwrap_err().code, ErrorCode::ExecNotFound, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_query_keeps_all_but_the_sandbox() {
+        let (id, with) = file_query("path=%2Fa%20b&sandbox_id=sb%2Da&user=ro%26ot").unwrap();
+        assert_eq!(id, "sb-a");
+        assert_eq!(with("sb-far"), "path=%2Fa+b&sandbox_id=sb-far&user=ro%26ot");
+        for bad in ["", "path=/x", "sandbox_id=a&sandbox_id=b"] {
+            assert!(file_query(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_requests_that_a_key_protects_are_taken_for_starts() {
+        for (method, rest, expected) in [
+            (Method::POST, "/execs", true),
+            (Method::POST, "/run-code", true),
+            (Method::GET, "/execs", false),
+            (Method::POST, "/execs/ex-a/stdin", false),
+            (Method::POST, "/pause", false),
+        ] {
+            assert_eq!(starts(&method, rest), expected, "{method} {rest}");
+        }
+    }
 }

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 pub const FORWARDED: HeaderName = HeaderName::from_static("x-csb-forwarded");
 /// For how long a request that may be repeated is sent again while the server does not answer: as long as one takes to start.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// The same where it answered a moment ago: what was sent may have been done, and only it can tell.
+const PATIENCE_LOST: Duration = Duration::from_secs(20);
+const MOST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Largest answer that is read whole.
 const MOST_ANSWER: usize = 1 << 20;
@@ -218,7 +221,8 @@ impl Endpoint {
             };
             lost |= matches!(error, FarError::Lost { .. });
             let failing = since.get_or_insert_with(Instant::now).elapsed();
-            if (lost && !repeat) || (!lost && !wait) || failing + pause > PATIENCE {
+            let patience = if lost { PATIENCE_LOST } else { PATIENCE };
+            if (lost && !repeat) || (!lost && !wait) || failing + pause > patience {
                 return Err(match error {
                     // What was sent before that may have been done.
                     FarError::Unreached { server, why } if lost => FarError::Lost { server, why },
@@ -226,7 +230,7 @@ impl Endpoint {
                 });
             }
             tokio::time::sleep(pause).await;
-            pause *= 2;
+            pause = MOST_PAUSE.min(pause * 2);
         }
     }
 

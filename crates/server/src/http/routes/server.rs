@@ -48,7 +48,7 @@ pub async fn templates(State(app): State<Arc<App>>) -> Json<Items<TemplateView>>
 #[utoipa::path(get, path = "/api/v1/kinds", tag = "server", operation_id = "list_kinds",
     responses((status = 200, body = Items<KindView>), (status = "default", body = ErrorBody)))]
 pub async fn kinds(State(app): State<Arc<App>>) -> Json<Items<KindView>> {
-    Json(Items { items: app.kinds() })
+    Json(Items { items: app.kinds().await })
 }
 
 /// Lists languages
