@@ -120,6 +120,7 @@ def test_no_process_that_serves_a_vfs_sandbox_writes_to_a_file_of_its_own_on_a_d
         f"{own.data_dir}/run/server.lock",
         f"{own.data_dir}/run/warden.log",
         f"{own.data_dir}/run/warden.lock",
+        f"{own.data_dir}/guests/.lock",
     }
     known |= {f"{own.data_dir}/state.db{suffix}" for suffix in ["", "-wal", "-shm"]}
     written = {name for pid in pids for name in writable_files(pid)}

@@ -28,6 +28,8 @@ use tokio::{
 
 /// So many sandboxes can be woken, or put to sleep, at once.
 const GATES: usize = 256;
+/// What is left of one whose processes ended goes within this time.
+const ENDING: Duration = Duration::from_secs(10);
 /// Those that nobody uses are looked for so often, at least.
 const MOST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -103,7 +105,7 @@ impl Locals {
     /// One that is awake, for somebody who needs it.
     fn seated(&self, id: &SandboxId) -> Option<Handle> {
         match lock(&self.slots).get_mut(id) {
-            Some(Slot::Awake(seated)) if seated.handle.phase() != Phase::Gone => {
+            Some(Slot::Awake(seated)) if matches!(seated.handle.phase(), Phase::Running | Phase::Paused) => {
                 seated.used = Instant::now();
                 seated.quota.stir();
                 Some(seated.handle.leased(seated.lease.clone()))
@@ -357,7 +359,13 @@ impl Locals {
             match self.now(&id) {
                 Now::Gone => Err(OpError::Gone.into()),
                 Now::Asleep { paused: true } => Err(OpError::WrongPhase(Phase::Paused).into()),
-                Now::Asleep { .. } | Now::Awake(_) => inner.seat(&self, &id).await,
+                Now::Asleep { .. } => inner.seat(&self, &id).await,
+                Now::Awake(ending) => {
+                    // If it takes longer, the warden says that it still has it.
+                    let _ = tokio::time::timeout(ENDING, ending.gone()).await;
+                    inner.unlist(&ending);
+                    inner.seat(&self, &id).await
+                }
             }
         });
         waking.await.unwrap_or_else(|error| Err(OpError::Internal(error.to_string()).into()))

@@ -59,8 +59,11 @@ impl Sandbox {
                 Now::Gone => Phase::Gone,
                 Now::Asleep { paused: true } => Phase::Paused,
                 Now::Asleep { paused: false } => Phase::Running,
-                Now::Awake(handle) if handle.phase() == Phase::Gone => Phase::Running,
-                Now::Awake(handle) => handle.phase(),
+                Now::Awake(handle) => match handle.phase() {
+                    // Its processes ended, and it is about to sleep.
+                    Phase::Releasing | Phase::Gone => Phase::Running,
+                    phase => phase,
+                },
             },
         }
     }

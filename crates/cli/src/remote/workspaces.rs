@@ -19,8 +19,8 @@ Examples:
   csb workspaces clean --older-than 30d --dry-run
   csb workspaces clean --older-than 30d --json
 
-A directory of a sandbox that exists is never touched. The server does the same by itself where CLEANUP_SCHEDULE and
-CLEANUP_IDLE_DAYS are set: docs/guides/workspaces.md.")]
+A directory of a sandbox that exists is never touched. With CLEANUP_SCHEDULE and
+CLEANUP_IDLE_DAYS the server does this by itself: docs/guides/workspaces.md.")]
     Clean(CleanArgs),
 }
 

@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod hardened;
 mod lifecycle;
+mod local;
 mod restart;
 mod reuse;
 mod roles;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         files::trials(),
         hardened::trials(),
         lifecycle::trials(),
+        local::trials(),
         restart::trials(),
         reuse::trials(),
     ];

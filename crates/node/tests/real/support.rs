@@ -1,6 +1,6 @@
 //! A node of a test's own, in a directory of its own.
 
-use csb_node::{Exec, Handle, Node, NodeConfig, PoolConfig, WardenSource};
+use csb_node::{Exec, Handle, Node, NodeConfig, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{ExecResult, ExecSpec, Limits, SandboxSpec};
 use libtest_mimic::Trial;
 use rustix::process::Pid;
@@ -70,7 +70,10 @@ impl Host {
             default_template: "host".into(),
             aliases: [("python:3".into(), "host".into())].into(),
             backends: vec![],
-            workspaces: None,
+            workspaces: Some(WorkspaceConfig {
+                idle: Duration::from_millis(200),
+                ..WorkspaceConfig::at(self.dir.join("workspaces"))
+            }),
             pressure: None,
         };
         Node::start(config).await.unwrap()
