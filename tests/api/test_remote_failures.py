@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from elsewhere import REMOTE, Far, Wire, until
-from harness import Server, events, free_port, refused
+from harness import Server, events, free_port, program, refused
 
 Start = Callable[..., Server]
 
@@ -301,6 +301,25 @@ def test_a_stream_that_breaks_off_says_so(start: Start, far: Far, wire: Wire) ->
                 if number == 2:
                     wire.cut()
     assert "peer closed" in str(broken.value) or "incomplete" in str(broken.value)
+    api.close()
+
+
+def test_csb_attaches_again_by_itself(start: Start, far: Far, wire: Wire) -> None:
+    near = start(("edge", wire.url, far.key))
+    api = near.api()
+    sandbox = api.create(sandbox=REMOTE)
+    count = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.03; done; exit 7"
+    env = {**near.env, "CSB_SERVER": near.url, "CSB_TOKEN": api.token}
+    command = [program(), "exec", "-n", sandbox, "--", "sh", "-c", count]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        for mark in (20, 50):
+            while f"{mark}\n" not in said:
+                said += process.stdout.readline()
+            wire.cut()
+        said += process.stdout.read()
+    assert (said, process.returncode) == ("".join(f"{i}\n" for i in range(1, 101)), 7)
     api.close()
 
 
