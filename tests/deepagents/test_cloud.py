@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cloud_sandbox import CloudSandboxError, Sandbox, SandboxNotFound, Unsupported
+from cloud_sandbox import BackendUnavailable, CloudSandboxError, Sandbox, SandboxNotFound, Unsupported
 from cloud_sandbox.deepagents import BackendPool, CloudSandboxBackend, DockerSandboxBackend, _contract
 from deepagents.backends.protocol import SandboxBackendProtocol
 
@@ -105,9 +105,10 @@ def test_what_a_server_lacks_is_an_error_with_a_hint(server: Server) -> None:
         DockerSandboxBackend(image="python:3.12-slim", base_url=server.url),
         DockerSandboxBackend(base_url=server.url, network_mode="none", cpu_quota=50000),
     ):
-        with pytest.raises(Unsupported, match="docker") as refused:
+        # No engine answers there, and no weaker kind is put in its place.
+        with pytest.raises(BackendUnavailable, match="Docker Engine") as refused:
             backend.execute("true")
-        assert "kind=" in str(refused.value.hint)
+        assert "DOCKER_HOST" in str(refused.value.hint)
     with pytest.raises(Unsupported), make(server, kind="microvm"):
         pass
     with make(server, kind="vfs") as backend:

@@ -38,18 +38,18 @@ export interface DockerOptions extends KindLimits {
   kind: 'docker';
   /** Such as `node:18-alpine`. */
   image?: string | undefined;
-  /** Where commands start inside. */
+  /** A place inside, such as `/app`, at which the workspace is shown as well. */
   workDir?: string | undefined;
-  /** Such as `none` or `bridge`; default `none`. */
+  /** `none`, the default, or what the server allows. */
   networkMode?: string | undefined;
 }
 
 /** A container of an OCI runtime. */
 export interface OciOptions extends KindLimits {
   kind: 'oci';
-  /** `runc`, `crun` or `runsc`; default: the first that is there. */
+  /** `runc` or `crun`; default: the first that is there. */
   runtime?: string | undefined;
-  /** Where commands start inside. */
+  /** A place inside, such as `/app`, at which the workspace is shown as well. */
   workDir?: string | undefined;
 }
 
@@ -66,7 +66,7 @@ export interface VfsOptions extends KindLimits {
  */
 export interface RemoteOptions extends KindLimits {
   kind: 'remote';
-  /** Address of a server, or several, tried in this order. */
+  /** Name or address of a server that ours knows, or several, tried in this order. */
   endpoint?: string | readonly string[] | undefined;
 }
 

@@ -34,6 +34,47 @@ export function readCapabilities(data: unknown): Capabilities {
   };
 }
 
+/** Removes workspaces. */
+export interface CleanRequest {
+  /** Whether to say which, and leave them. */
+  dryRun?: boolean | undefined;
+  /** Those that nobody has used for so many seconds. */
+  olderThan: Seconds;
+}
+
+export const cleanRequest: Names = {
+  dryRun: 'dry_run',
+  olderThan: 'older_than',
+};
+
+/** What a cleaning found and did. */
+export interface CleanView {
+  /** Bytes of all of them on the disk. */
+  readonly bytes: number;
+  /** Whether nothing was removed. */
+  readonly dryRun: boolean;
+  /** Those that could not be removed. */
+  readonly failed: readonly FailedWorkspaceView[];
+  /** How many belong to sandboxes that exist. */
+  readonly inUse: number;
+  /** How many were used more recently. */
+  readonly recent: number;
+  /** Those that were removed or, with `dry_run`, would be. */
+  readonly removed: readonly WorkspaceView[];
+}
+
+export function readCleanView(data: unknown): CleanView {
+  const from = new Fields('CleanView', data);
+  return {
+    bytes: from.number('bytes'),
+    dryRun: from.boolean('dry_run'),
+    failed: from.list('failed', readFailedWorkspaceView),
+    inUse: from.number('in_use'),
+    recent: from.number('recent'),
+    removed: from.list('removed', readWorkspaceView),
+  };
+}
+
 /** A line for the shell, or a program and its arguments. */
 export type Command = string | readonly string[];
 
@@ -181,6 +222,22 @@ export function readExecInfo(data: unknown): ExecInfo {
     startedAt: from.time('started_at'),
     state: from.text('state') as ExecState,
     truncated: from.maybeBoolean('truncated'),
+  };
+}
+
+/** A workspace that could not be removed. */
+export interface FailedWorkspaceView {
+  /** Why. */
+  readonly message: string;
+  /** Where it is. */
+  readonly path: string;
+}
+
+export function readFailedWorkspaceView(data: unknown): FailedWorkspaceView {
+  const from = new Fields('FailedWorkspaceView', data);
+  return {
+    message: from.text('message'),
+    path: from.text('path'),
   };
 }
 
@@ -956,5 +1013,27 @@ export function readWardenInfo(data: unknown): WardenInfo {
   return {
     mode: from.text('mode'),
     pid: from.number('pid'),
+  };
+}
+
+/** A workspace. */
+export interface WorkspaceView {
+  /** Bytes on the disk. */
+  readonly bytes: number;
+  /** Files and directories in it. */
+  readonly files: number;
+  /** Where it is below the server's directory of workspaces: the user's directory and its name. */
+  readonly path: string;
+  /** When something in it was last changed, or a sandbox last began or ceased to use it. */
+  readonly usedAt: Date;
+}
+
+export function readWorkspaceView(data: unknown): WorkspaceView {
+  const from = new Fields('WorkspaceView', data);
+  return {
+    bytes: from.number('bytes'),
+    files: from.number('files'),
+    path: from.text('path'),
+    usedAt: from.time('used_at'),
   };
 }
