@@ -27,6 +27,9 @@ pub struct DockerSettings {
     pub host: Option<String>,
     /// Image of sandboxes that name none; none: this host's programs, as in kind `process`.
     pub image: Option<String>,
+    /// Beginnings of names of images that the engine may pull for whoever asks; `*`: of all. A pull takes the host's disk and
+    /// connects to a host that the name chooses.
+    pub pull: Vec<String>,
     /// Values of `networkMode` that may be asked for; `none` always may.
     pub networks: Vec<String>,
 }

@@ -84,6 +84,7 @@ fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
         host: text("DOCKER_HOST"),
         image: text("DOCKER_IMAGE"),
         // Whoever runs this may use the engine as they like.
+        pull: vec!["*".into()],
         networks: plan.sandbox.options.network_mode.iter().cloned().collect(),
     };
     Ok(match plan.sandbox.kind {

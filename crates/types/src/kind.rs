@@ -60,7 +60,7 @@ pub struct KindOptions {
     /// `vfs`: always so; `false` is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_only: Option<bool>,
-    /// `docker`: an image that the engine has or may pull.
+    /// `docker`: an image that the engine has, or may pull.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// `docker`: the container's network; default `none`.

@@ -11,11 +11,13 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +323,36 @@ def test_an_image_of_anything(engine: Engine) -> None:
     finally:
         user.close()
         server.stop()
+
+
+def test_a_users_word_makes_the_engine_connect_nowhere_unless_the_operator_lets_it(engine: Engine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as registry:
+        registry.settimeout(20)
+        image = f"127.0.0.1:{registry.getsockname()[1]}/a:1"
+        for pull in ("", f"python:,{image[:-2]}"):
+            server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host, CSB_DOCKER_PULL=pull)
+            try:
+                with ThreadPoolExecutor() as pool:
+                    answer = pool.submit(
+                        server.api(), "POST", "/sandboxes", json={"sandbox": {"kind": "docker", "image": image}}
+                    )
+                    if pull:
+                        # It is no registry: what counts is that it was asked.
+                        while not answer.done():
+                            try:
+                                registry.settimeout(1)
+                                registry.accept()[0].close()
+                            except TimeoutError:
+                                pass
+                    refused = answer.result()
+                    assert refused.status_code == 404, refused.text
+                    assert ("docker.pull" in refused.json()["error"]["message"]) is not bool(pull)
+                if not pull:
+                    registry.settimeout(0.5)
+                    with pytest.raises(TimeoutError):
+                        registry.accept()
+            finally:
+                server.stop()
 
 
 def test_what_cannot_be_had_is_said(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-//! Which image a container is made of: one that was asked for, pulled where the engine lacks it; or a template of this host,
+//! Which image a container is made of: one that was asked for, pulled where the engine lacks it and may; or a template of this host,
 //! handed to the engine once.
 
 use super::{Shared, engine::is_absent};
@@ -68,6 +68,12 @@ impl Shared {
     async fn find(&self, docker: &bollard::Docker, image: &str) -> Result<(), BackendError> {
         if self.has(docker, image).await? {
             return Ok(());
+        }
+        if !self.settings.pull.iter().any(|start| start == "*" || image.starts_with(start.as_str())) {
+            return Err(BackendError::NotFound {
+                what: format!("image `{image}` (the engine does not have it, and may not pull it: setting `docker.pull`)"),
+                hint: format!("`docker pull {image}` on the server's host, or `docker load`, or name another one"),
+            });
         }
         let _one = self.images.lock().await;
         if self.has(docker, image).await? {

@@ -361,6 +361,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "docker.pull",
+        env: "CSB_DOCKER_PULL",
+        default: "",
+        absent: "none",
+        about: "Beginnings of names of images that the engine may pull for whoever asks, separated by commas, such as `python:,registry.example/team/`; `*`: of all. The name of an image chooses which host the engine connects to",
+        set: |c, text| {
+            c.docker.pull =
+                text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
+            Ok(())
+        },
+    },
+    Setting {
         key: "docker.networks",
         env: "CSB_DOCKER_NETWORKS",
         default: "",
