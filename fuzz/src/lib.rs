@@ -22,7 +22,7 @@ pub fn cage() {
         let tree = mount::Tree::new("tmpfs", &options, mount::Attributes::default()).expect("a file system in memory");
         tree.attach_at(place).expect("a file system in memory");
         rustix::process::chroot(place).expect("a root of its own");
-        process::become_user(NOBODY, NOBODY, true).expect("the user nobody");
+        process::become_user(NOBODY, NOBODY, Some(&[])).expect("the user nobody");
     });
 }
 
