@@ -43,7 +43,7 @@ fuzz:
 	@scripts/prerequisites.sh fuzz
 	@scripts/fuzz.sh $(SECONDS)
 
-# Random use and accidents for so long, then a count of what is left. .ci/run does it for five minutes.
+# Random use and accidents for so long, then a count of what is left. .ci/run does it where SOAK_MINUTES is set.
 MINUTES = 60
 soak:
 	@scripts/prerequisites.sh soak
