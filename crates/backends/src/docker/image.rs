@@ -71,7 +71,9 @@ impl Shared {
         }
         if !self.settings.pull.iter().any(|start| start == "*" || image.starts_with(start.as_str())) {
             return Err(BackendError::NotFound {
-                what: format!("image `{image}` (the engine does not have it, and may not pull it: setting `docker.pull`)"),
+                what: format!(
+                    "image `{image}` (the engine does not have it, and may not pull it: setting `docker.pull`)"
+                ),
                 hint: format!("`docker pull {image}` on the server's host, or `docker load`, or name another one"),
             });
         }
