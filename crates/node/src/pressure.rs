@@ -14,6 +14,8 @@ use std::{
 use tokio::time::sleep;
 
 const LOOK: Duration = Duration::from_millis(500);
+/// With more than so many reserves available, whoever waits for memory waits for a limit of its own.
+const SCARCE: u64 = 16;
 /// Hundredths of a percent; none where the kernel does not tell.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -24,7 +26,8 @@ pub struct PressureConfig {
     /// much none is kept ready. 0: no matter how many.
     pub reserve: u64,
     /// Percent of the last ten seconds that all programs waited for memory (`full avg10`, Documentation/accounting/psi.rst) from
-    /// which no sandbox is made; from half as much none is kept ready. 0: no matter how long.
+    /// which no sandbox is made; from half as much none is kept ready. It counts while less than 16 times `reserve` is available.
+    /// 0: no matter how long.
     pub stalled: u32,
 }
 
@@ -76,7 +79,9 @@ fn level(config: PressureConfig, available: u64, stalled: Option<u64>, before: P
         let back = u64::from(before >= pressure);
         let least = config.reserve * factor * (4 + back) / 4;
         let most = u64::from(config.stalled) * 100 / factor * (4 - back) / 4;
-        available < least || (config.stalled > 0 && stalled.is_some_and(|stalled| stalled >= most))
+        // Also a sandbox that is at its own limit waits for memory, and shall keep nobody else out.
+        let scarce = available < config.reserve.saturating_mul(SCARCE);
+        available < least || (scarce && config.stalled > 0 && stalled.is_some_and(|stalled| stalled >= most))
     };
     match (over(Pressure::Refusing, 1), over(Pressure::Shedding, 2)) {
         (true, _) => Pressure::Refusing,
@@ -198,6 +203,9 @@ mod tests {
         check(1000, Some(1999), Calm, Calm);
         check(1000, Some(2000), Calm, Shedding);
         check(1000, Some(4000), Calm, Refusing);
+        // A sandbox at its own limit, on a host that has plenty.
+        check(1600, Some(10_000), Calm, Calm);
+        check(1599, Some(10_000), Calm, Refusing);
     }
 
     #[test]

@@ -310,7 +310,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         env: "CSB_MEMORY_STALLED",
         default: "40",
         absent: "",
-        about: "Percent of the last ten seconds that all programs of the host waited for memory (PSI, where the kernel has it) from which no sandbox is made or woken; from half of it none is kept ready; 0: no matter how long",
+        about: "Percent of the last ten seconds that all programs of the host waited for memory (PSI, where the kernel has it) from which no sandbox is made or woken; from half of it none is kept ready. It counts while less than 16 times `memory.reserve` is available. 0: no matter how long",
         set: |c, text| {
             c.pressure.stalled = number(text, 0, 100)?;
             Ok(())
