@@ -331,3 +331,20 @@ def test_what_is_released_there_is_gone_here(ann: Api, far: Far) -> None:
     message = refused(ann("POST", f"/sandboxes/{asked}/execs", json={"command": "true"}), 404, "sandbox_not_found")
     assert asked in message
     until(lambda: not {asked, listed} & {s["sandbox_id"] for s in ann("GET", "/sandboxes").json()["items"]})
+
+
+def test_what_others_have_there_however_large_hides_no_end(ann: Api, bob: Api, far: Far) -> None:
+    """A list of the other server is read in pieces that fit, whatever its items hold."""
+    labels = {f"{i:02}" + "k" * 100: "v" * 2048 for i in range(64)}
+    for _ in range(12):
+        ann.create(sandbox=REMOTE, metadata=labels)
+    before = set(far.ids())
+    ended = bob.create(sandbox=REMOTE)
+    lives = bob.create(sandbox=REMOTE)
+    ids = set(far.ids()) - before
+    listed = [one["sandbox_id"] for one in far.admin.get("/sandboxes?limit=100").json()["items"]]
+    # Newest first: the older of the two is `ended`.
+    there = [one for one in listed if one in ids][-1]
+    assert far.admin.delete(f"/sandboxes/{there}").status_code == 204
+    until(lambda: [one["sandbox_id"] for one in bob("GET", "/sandboxes").json()["items"]] == [lives])
+    refused(bob("GET", f"/sandboxes/{ended}"), 404, "sandbox_not_found")

@@ -139,6 +139,30 @@ def test_what_a_tenant_left_there_leads_nowhere(own: Server) -> None:
     assert not place.exists()
 
 
+def test_a_workspace_that_is_all_of_its_users_stays_while_it_is_empty(own: Server) -> None:
+    admin = Admin(own)
+    ann = admin.user_api("ann")
+    box = ann.create(sandbox=local("./workspace"))
+    assert ann.run(box, "pwd")["exit_code"] == 0
+    age(workspaces(own) / "ann", 40)
+    clean(admin, 30)
+    assert ann.run(box, "echo kept > f; cat f")["stdout"] == "kept\n"
+    assert (workspaces(own) / "ann" / "f").exists()
+
+
+def test_no_name_and_no_date_keeps_a_workspace_for_ever(own: Server) -> None:
+    admin = Admin(own)
+    odd = os.fsencode(workspaces(own) / "ann") + b"/\xff\xfe"
+    os.makedirs(odd + b"/\x80")
+    os.utime(odd + b"/\x80", (0, 0))
+    os.utime(odd, (0, 0))
+    to_come = make(own, "ann/to-come", -1000)
+    time.sleep(2.1)
+    done = clean(admin, 1 / DAY)
+    assert done["failed"] == [] and len(done["removed"]) == 2
+    assert not os.path.exists(odd) and not to_come.exists()
+
+
 def test_a_sandbox_that_is_made_while_workspaces_are_cleaned_keeps_its_directory(own: Server) -> None:
     admin = Admin(own)
     ann = admin.user_api("ann")
