@@ -10,28 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from harness import Api, Server, program, refused
+from harness import Admin, Api, Server, program, refused, workspaces
 
 DAY = 86400
-
-
-class Admin(Api):
-    """The administrator of a server that was started without `--dev`; makes users."""
-
-    def __init__(self, server: Server) -> None:
-        self.server, self.user, self.made = server, "admin", []
-        self.key = (Path(server.data_dir) / "admin.key").read_text().strip()
-        self.http = httpx.Client(base_url=server.url, headers={"X-API-Key": self.key}, timeout=60)
-
-    def user_api(self, user: str) -> Api:
-        key = self("POST", "/keys", json={"user_id": user}).json()["api_key"]
-        api = Api.__new__(Api)
-        api.server, api.user, api.made = self.server, user, []
-        api.http = httpx.Client(base_url=self.server.url, headers={"X-API-Key": key}, timeout=60)
-        return api
 
 
 @pytest.fixture
@@ -43,10 +26,6 @@ def own() -> Iterator[Server]:
 
 def local(name: str) -> dict[str, str]:
     return {"kind": "local", "workDir": name}
-
-
-def workspaces(server: Server) -> Path:
-    return Path(server.data_dir) / "workspaces"
 
 
 def make(server: Server, name: str, days: float, size: int = 1000) -> Path:
