@@ -10,6 +10,7 @@ mod docker;
 mod guests;
 mod oci;
 mod program;
+mod undo;
 
 pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
