@@ -221,8 +221,8 @@ impl Shared {
                 if record.runtime == runtime::GVISOR { place.rejoin(&record) } else { place.reconnect(&record) };
             match joined {
                 Ok(conn) => {
-                    let frozen = place.group(&record).and_then(|group| group.is_frozen().map_err(io::Error::other));
-                    held.push(Held { id, conn, frozen: frozen.unwrap_or(false) });
+                    let frozen = self.is_frozen(&place, &record).await;
+                    held.push(Held { id, conn, frozen });
                 }
                 Err(error) => {
                     tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
@@ -236,6 +236,17 @@ impl Shared {
         remove_groups(Path::new(&self.group()));
         self.guests.tidy();
         Ok(held)
+    }
+
+    /// gVisor stands still by itself, the others' containers by the kernel's freezer.
+    async fn is_frozen(&self, place: &Place, record: &RecordV1) -> bool {
+        if record.runtime == runtime::GVISOR {
+            let Ok(runtime) = self.runtime(Some(&record.runtime)) else { return false };
+            let state = runtime.ask("look at the container", &["state", &record.container]).await.unwrap_or_default();
+            let state: serde_json::Value = serde_json::from_str(&state).unwrap_or_default();
+            return state["status"] == "paused";
+        }
+        place.group(record).and_then(|group| group.is_frozen().map_err(io::Error::other)).unwrap_or(false)
     }
 
     /// Its record, and the runtime that made it.
@@ -272,7 +283,7 @@ impl Keeper for Oci {
                 return Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOTSUP)).into());
             }
             let (record, runtime) = self.shared.known(id, step)?;
-            let text = bundle::resources(&limits).to_string();
+            let text = bundle::resources(&limits, runtime.is_gvisor()).to_string();
             let words = ["update", "--resources", "-", &record.container];
             runtime.run(step, &words, Some(&text)).await.map_err(|error| warden(step, error))
         })
