@@ -16,6 +16,8 @@ class Declared:
     options: Callable[[], dict[str, Any]] = dict
     # As the API calls it, where that is not its name here.
     kind: str = ""
+    # Who goes past its memory or processes loses the sandbox, not a command: the limit is one of its kernel's.
+    ends_at_limits: bool = False
 
 
 KINDS = {
@@ -25,6 +27,6 @@ KINDS = {
     "local": Declared(options=lambda: {"workDir": f"kinds-{next(numbers)}"}),
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
-    "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci"),
+    "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci", ends_at_limits=True),
     "remote": Declared(),
 }
