@@ -8,10 +8,12 @@ mod backend;
 pub mod disk;
 mod docker;
 mod guests;
+mod microvm;
 mod oci;
 mod program;
 
 pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
 pub use guests::Guests;
+pub use microvm::{Accelerator, Microvm, MicrovmSettings};
 pub use oci::Oci;
