@@ -345,8 +345,14 @@ impl Shared {
 
     /// The init's frames, out of the stream that they come in.
     fn relay(&self, place: &Place, pid: i32) -> Result<Conn, BackendError> {
-        let _ = (place, pid);
-        Err(BackendError::Unsupported("not yet".into()))
+        let socket = place.run().join("init.sock");
+        let dial = move || {
+            if !vmm::lives(pid) {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            }
+            socket::connect(&socket).map(Into::into)
+        };
+        csb_relay::host(Box::new(dial)).map_err(failed("connect with the sandbox's init"))
     }
 
     async fn release(self: &Arc<Self>, id: &SandboxId) -> Result<(), BackendError> {
@@ -389,7 +395,7 @@ impl Shared {
     async fn find(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Result<Held, BackendError> {
         let place = self.guests.place(id);
         // After its end the pid may be another's; the group says that it is not.
-        place.is_current(record).and_then(|()| place.group(record).map(drop)).map_err(failed("find the VMM"))?;
+        record.check_protocol().and_then(|()| place.group(record).map(drop)).map_err(failed("find the VMM"))?;
         let (shared, name) = (self.clone(), id.clone());
         let frozen = aside(move || {
             let run = shared.guests.place(&name).run();

@@ -12,9 +12,13 @@ mod disks;
 mod modules;
 mod ports;
 
-use crate::init;
+use crate::{
+    guest::{self, Door},
+    init::{self, Way},
+};
 use control::Control;
 use csb_jail::{Step, failure};
+use csb_relay::Channel;
 use csb_sys::{
     cgroup::{self, Group},
     mount::{self, Attributes, Tree},
@@ -46,6 +50,8 @@ const FILES: &str = "/files";
 const STAGE: &str = "/stage";
 /// Processes of ours in the sandbox: its init and the one that waits for the next command.
 const OURS: u32 = 2;
+/// What the machine cannot do without is not what the OOM killer takes; commands are (`Tenant::become_user`).
+const SPARED: &str = "-1000";
 
 /// Runs until the machine ends.
 pub(crate) fn run() -> io::Result<()> {
@@ -86,6 +92,7 @@ fn boot(told: &mut Option<Control>) -> Result<(Control, Machine), Failure> {
     process::default_handlers();
     modules::load()?;
     ground()?;
+    fs::write("/proc/self/oom_score_adj", SPARED).step("be spared by the OOM killer")?;
     let port = wait_for("find the control port", || ports::open(csb_wire::machine::CONTROL_PORT))?;
     let control = Control::new(port);
     *told = Some(control.try_clone().step("open the control port")?);
@@ -100,7 +107,9 @@ fn boot(told: &mut Option<Control>) -> Result<(Control, Machine), Failure> {
     let groups = cgroup::Host::detect().step("look at the control groups")?.root("sandbox").map_err(kernel)?;
     let group = groups.create("all", &inside(&plan.limits)).map_err(kernel)?;
     let port = wait_for("find the init's port", || ports::open(INIT_PORT))?;
-    let init = start(&plan, &root, &group, port)?;
+    // Outside the sandbox, where no command and no limit of it reaches.
+    let relay = guest::relay(Channel::Port(port), plan.once).step("start the relay")?;
+    let init = start(&plan, &root, &group, relay)?;
     drop(root);
     control.insist(&FromMachine::Ready);
     Ok((control, Machine { init, group, files }))
@@ -164,7 +173,7 @@ fn inside(limits: &Limits) -> cgroup::Limits {
 }
 
 /// Forks the sandbox's init into its control group and namespaces; says it when it stands.
-fn start(plan: &MachinePlan, root: &Tree, group: &Group, port: OwnedFd) -> Result<i32, Failure> {
+fn start(plan: &MachinePlan, root: &Tree, group: &Group, relay: Door) -> Result<i32, Failure> {
     use libc::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUTS};
     let (heard, said) = csb_sys::pipe::pipe().step("start the init")?;
     let directory = group.dir_fd().map_err(kernel)?;
@@ -172,15 +181,11 @@ fn start(plan: &MachinePlan, root: &Tree, group: &Group, port: OwnedFd) -> Resul
     match process::fork(flags, directory.as_ref().map(AsFd::as_fd)).step("start the init")? {
         Fork::Child => {
             drop(heard);
-            let done = become_init(plan, root, port, &said);
-            if let Err(failure) = &done {
-                let text = serde_json::to_vec(failure).unwrap_or_default();
-                let _ = rustix::io::write(&said, &text);
-            }
-            process::exit_now(1)
+            let done = become_init(plan, root, relay, said);
+            process::exit_now(i32::from(done.is_err()))
         }
         Fork::Parent(pid) => {
-            drop(said);
+            drop((said, relay));
             let mut text = Vec::new();
             io::Read::read_to_end(&mut fs::File::from(heard), &mut text).step("start the init")?;
             if text.is_empty() { Ok(pid) } else { Err(serde_json::from_slice(&text).unwrap_or_else(|error| failure("start the init", &error.into()))) }
@@ -188,7 +193,21 @@ fn start(plan: &MachinePlan, root: &Tree, group: &Group, port: OwnedFd) -> Resul
     }
 }
 
-fn become_init(plan: &MachinePlan, root: &Tree, port: OwnedFd, said: &OwnedFd) -> Result<(), Failure> {
+/// Returns when there is nobody left to serve.
+fn become_init(plan: &MachinePlan, root: &Tree, relay: Door, said: OwnedFd) -> io::Result<()> {
+    let built = prepare(plan, root);
+    if let Err(failure) = &built {
+        rustix::io::write(&said, &serde_json::to_vec(failure)?)?;
+    }
+    drop(said);
+    let built = built.map_err(|failure| io::Error::other(failure.to_string()))?;
+    match relay {
+        Door::Relay(conn, life) => init::run(Way::Kept { conn, life: &life }, built),
+        Door::Packets(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn prepare(plan: &MachinePlan, root: &Tree) -> Result<csb_jail::Built, Failure> {
     process::set_name(c"csb-init");
     csb_sys::net::loopback_up().step("bring up the loopback device")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
@@ -197,8 +216,5 @@ fn become_init(plan: &MachinePlan, root: &Tree, port: OwnedFd, said: &OwnedFd) -
     }
     process::raise_limit(rustix::process::Resource::Nofile).step("raise the limit of descriptors")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let built = csb_jail::machine(root, STAGE.as_ref(), &plan.hostname, &plan.limits)?;
-    let _ = (said, port, built);
-    let _: fn(init::Way<'_>, csb_jail::Built) -> io::Result<()> = init::run;
-    Ok(())
+    csb_jail::machine(root, STAGE.as_ref(), &plan.hostname, &plan.limits)
 }
