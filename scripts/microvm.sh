@@ -21,5 +21,5 @@ if [ ! -e "$qemu" ]; then
 fi
 "$qemu/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1 ||
     { echo "microvm.sh: QEMU lacks libraries: apt-get install qemu-system-x86" >&2; exit 1; }
-echo "MICROVM_QEMU=$qemu/usr/bin/qemu-system-x86_64"
-echo "MICROVM_KERNEL=$(ls "$kernel"/boot/vmlinuz-*)"
+echo "CSB_MICROVM_QEMU=$qemu/usr/bin/qemu-system-x86_64"
+echo "CSB_MICROVM_KERNEL=$(ls "$kernel"/boot/vmlinuz-*)"

@@ -85,6 +85,7 @@ struct Shared {
     guests: Arc<Guests>,
     settings: MicrovmSettings,
     accelerator: OnceCell<Found>,
+    tsc_khz: OnceCell<Option<u64>>,
     links: Links,
 }
 
@@ -93,6 +94,7 @@ struct Parts {
     qemu: PathBuf,
     boot: Boot,
     kvm: bool,
+    tsc_khz: Option<u64>,
 }
 
 /// What is kept of a machine beside its record.
@@ -105,7 +107,8 @@ struct MachineV1 {
 impl Microvm {
     /// Nothing is looked for before a sandbox is asked for.
     pub fn new(guests: Arc<Guests>, settings: MicrovmSettings) -> Self {
-        let shared = Shared { guests, settings, accelerator: OnceCell::new(), links: Links::default() };
+        let (accelerator, tsc_khz) = (OnceCell::new(), OnceCell::new());
+        let shared = Shared { guests, settings, accelerator, tsc_khz, links: Links::default() };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -200,7 +203,9 @@ impl Shared {
             }
             Found::Tcg { .. } => false,
         };
-        Ok(Parts { qemu, boot, kvm })
+        // Measured once.
+        let tsc_khz = *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
+        Ok(Parts { qemu, boot, kvm, tsc_khz })
     }
 
     /// Found out once.
@@ -290,6 +295,7 @@ impl Shared {
             memory: (most_memory + GUEST).next_multiple_of(1 << 20),
             drives,
             kvm: parts.kvm,
+            tsc_khz: parts.tsc_khz,
             state: None,
         };
         let (shared, name, limits, qemu) = (self.clone(), id.clone(), spec.limits.clone(), parts.qemu);

@@ -8,7 +8,10 @@ use crate::{
     proc::Hidden,
     stage::{self, ROOT},
 };
-use csb_sys::mount::{self, Attributes, Tree, make_beneath, open_beneath};
+use csb_sys::{
+    mount::{self, Tree, make_beneath, open_beneath},
+    process::cap,
+};
 use csb_types::Limits;
 use csb_wire::Failure;
 use std::path::Path;
@@ -18,9 +21,7 @@ use std::path::Path;
 pub fn machine(root: &Tree, directory: &Path, hostname: &str, limits: &Limits) -> Result<Built, Failure> {
     let stage = stage::make(directory, true)?;
     dev::attach_terminals(&stage)?;
-    proc::attach(&Hidden::on_this_kernel(), &stage)?;
-    // Of its own, as the sandbox's shows nobody the processes of others.
-    let all = Tree::new("proc", &[], Attributes::NO_EXEC).step("mount /proc")?;
+    let all = proc::attach(&Hidden::on_this_kernel(), &stage)?;
     mount::pivot_to(&stage).step("leave the machine's files")?;
     root.attach_at(ROOT.as_ref()).step("attach the root")?;
     let root = open_beneath(rustix::fs::CWD, ROOT).step("enter the root")?;
@@ -33,5 +34,6 @@ pub fn machine(root: &Tree, directory: &Path, hostname: &str, limits: &Limits) -
     }
     rustix::system::sethostname(hostname.as_bytes()).step("set the host name")?;
     mount::cover_root(&root).step("enter the root")?;
-    contained::shut(limits.nofile, vec![], all.into())
+    // Its `/proc` shows nobody the processes of others, but to who may trace them.
+    contained::shut(limits.nofile, vec![], all, &[cap::SYS_PTRACE])
 }

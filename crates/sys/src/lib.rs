@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "this crate is where the project's system calls live")]
 
 pub mod cgroup;
+pub mod clock;
 pub mod landlock;
 pub mod loopdev;
 pub mod mount;

@@ -57,12 +57,6 @@ impl From<OwnedFd> for Tree {
     }
 }
 
-impl From<Tree> for OwnedFd {
-    fn from(tree: Tree) -> Self {
-        tree.0
-    }
-}
-
 impl Tree {
     /// The file system of a block device, without device nodes and set-user-id files. Each option is a flag.
     pub fn of_device(device: &str, kind: &str, options: &[&str]) -> io::Result<Self> {

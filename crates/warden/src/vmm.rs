@@ -120,8 +120,8 @@ fn confined(
     process::limit(rustix::process::Resource::Core, 0).step("set limits")?;
     process::limit(rustix::process::Resource::Nofile, MOST_DESCRIPTORS).step("set limits")?;
     rustix::process::setsid().step("leave the session")?;
-    process::become_user(plan.uid, plan.uid, Some(&[])).step("become the VMM's user")?;
     process::drop_bounding_set().step("give up all rights")?;
+    process::become_user(plan.uid, plan.uid, Some(&[])).step("become the VMM's user")?;
     process::keep_capabilities(&[]).step("give up all rights")?;
     process::set_no_new_privs().step("give up all rights")?;
     Ok((program, argv))

@@ -69,6 +69,7 @@ fn attempt(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> io::Result
         memory: MEMORY,
         drives: vec![Drive { image: plan, writable: false }],
         kvm: true,
+        tsc_khz: None,
         state: None,
     };
     let limits = vmm::limits(MEMORY, 1000, &csb_types::Limits::default());

@@ -20,6 +20,8 @@ pub(super) struct Machine {
     pub(super) drives: Vec<Drive>,
     /// KVM and not software.
     pub(super) kvm: bool,
+    /// Of the processor's time stamp counter, which an emulated processor has as well.
+    pub(super) tsc_khz: Option<u64>,
     /// A file with the state of a machine that stood still, to go on from.
     pub(super) state: Option<PathBuf>,
 }
@@ -29,8 +31,8 @@ pub(super) const KERNEL: &str = "vmlinuz";
 pub(super) const INITRAMFS: &str = "initramfs";
 
 /// What the kernel and our first program are told. Nothing here makes the guest's kernel weaker than its default.
-pub(super) fn command_line() -> String {
-    [
+pub(super) fn command_line(tsc_khz: Option<u64>) -> String {
+    let mut words = [
         "console=ttyS0 quiet loglevel=3",
         // A machine without its sandbox ends.
         "panic=-1 reboot=t",
@@ -42,5 +44,9 @@ pub(super) fn command_line() -> String {
         // A program that crashes writes nothing on the console.
         "debug.exception-trace=0",
     ]
-    .join(" ")
+    .join(" ");
+    // Measured by the guest itself against a timer, it is wrong, or not found, where the host is busy, and then the kernel waits for
+    // ticks of a timer that this machine does not have.
+    words.extend(tsc_khz.map(|khz| format!(" tsc_early_khz={khz}")));
+    words
 }
