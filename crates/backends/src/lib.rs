@@ -15,5 +15,5 @@ mod program;
 pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
 pub use guests::Guests;
-pub use microvm::{Accelerator, Microvm, MicrovmSettings};
+pub use microvm::{Accelerator, Examined, Microvm, MicrovmSettings};
 pub use oci::Oci;

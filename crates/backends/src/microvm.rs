@@ -113,6 +113,38 @@ impl Microvm {
     }
 }
 
+/// What a machine is started from, the kernel it was found as included.
+fn parts(settings: &MicrovmSettings, data_dir: &Path) -> Result<(PathBuf, Kernel, Boot), BackendError> {
+    let qemu = vmm::find(&settings.qemu).ok_or_else(|| BackendError::NotFound {
+        what: format!("the VMM `{}`", settings.qemu.display()),
+        hint: HINT_QEMU.into(),
+    })?;
+    let kernel = Kernel::find(settings.kernel.as_deref())?;
+    let boot = Boot::ensure(data_dir, &kernel).map_err(failed("make the machine's first file system"))?;
+    Ok((qemu, kernel, boot))
+}
+
+/// What machines would run on here, tried in a directory that is for nothing else. For whoever asks about a host, without a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Whether KVM runs guests.
+    pub kvm: bool,
+    /// The VMM, the kernel, and what machines run on, in words.
+    pub text: String,
+}
+
+impl Microvm {
+    /// See [`Examined`]. Waits.
+    pub fn examine(settings: &MicrovmSettings, directory: &Path) -> Result<Examined, BackendError> {
+        let (qemu, kernel, boot) = parts(settings, directory)?;
+        let node = format!("try-{}", std::process::id());
+        let found = accelerator::find(settings.accelerator, &qemu, &boot, directory, &node);
+        vmm::remove_groups(&node);
+        let text = format!("{}, {}, {found}", qemu.display(), kernel.image.display());
+        Ok(Examined { kvm: found == Found::Kvm, text })
+    }
+}
+
 /// Undoes what was made, unless it is kept.
 struct Undo {
     shared: Arc<Shared>,
@@ -184,16 +216,7 @@ impl Shared {
             return Err(BackendError::Unsupported(what.into()));
         }
         let (settings, data_dir) = (self.settings.clone(), self.guests.data_dir().to_owned());
-        let (qemu, boot) = aside(move || {
-            let qemu = vmm::find(&settings.qemu).ok_or_else(|| BackendError::NotFound {
-                what: format!("the VMM `{}`", settings.qemu.display()),
-                hint: HINT_QEMU.into(),
-            })?;
-            let kernel = Kernel::find(settings.kernel.as_deref())?;
-            let boot = Boot::ensure(&data_dir, &kernel).map_err(failed("make the machine's first file system"))?;
-            Ok((qemu, boot))
-        })
-        .await?;
+        let (qemu, _, boot) = aside(move || parts(&settings, &data_dir)).await?;
         let kvm = match self.accelerator(&qemu, &boot).await? {
             Found::Kvm => true,
             Found::Tcg { why } if self.settings.accelerator == Accelerator::Kvm => {
@@ -211,14 +234,10 @@ impl Shared {
     /// Found out once.
     async fn accelerator(&self, qemu: &Path, boot: &Boot) -> Result<Found, BackendError> {
         let find = || async {
-            if self.settings.accelerator == Accelerator::Tcg {
-                return Ok(Found::Tcg { why: "the setting `microvm.accelerator` says so".into() });
-            }
-            let (qemu, boot, guests) = (qemu.to_owned(), boot.clone(), self.guests.clone());
-            let found = aside(move || {
-                Ok(accelerator::probe(&qemu, &boot, guests.root(), &guests.node()))
-            })
-            .await?;
+            let (qemu, boot, guests, setting) =
+                (qemu.to_owned(), boot.clone(), self.guests.clone(), self.settings.accelerator);
+            let found =
+                aside(move || Ok(accelerator::find(setting, &qemu, &boot, guests.root(), &guests.node()))).await?;
             match &found {
                 Found::Kvm => tracing::info!("sandboxes of kind `microvm` run on KVM"),
                 Found::Tcg { why } => tracing::warn!(
@@ -552,6 +571,10 @@ impl Backend for Microvm {
 
     fn ready(&self) -> Building<'_, ()> {
         Box::pin(async { self.shared.ready().await.map(drop) })
+    }
+
+    fn note(&self) -> Option<String> {
+        self.shared.accelerator.get().map(ToString::to_string)
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -314,6 +314,11 @@ impl Node {
         }
     }
 
+    /// What whoever chooses a kind should know of this host, as far as it was found out.
+    pub fn note(&self, kind: Kind) -> Option<String> {
+        self.inner.backend(kind)?.note()
+    }
+
     /// A sandbox that was handed out and is not gone, whether a process of it is there or not.
     pub fn find(&self, id: &SandboxId) -> Option<Sandbox> {
         match &self.inner.locals {

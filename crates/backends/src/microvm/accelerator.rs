@@ -11,7 +11,7 @@ use csb_wire::machine::PROBED;
 use rustix::fs::{Access, AtFlags, CWD};
 use serde_json::json;
 use std::{
-    io,
+    fmt, io,
     path::Path,
     time::{Duration, Instant},
 };
@@ -42,8 +42,25 @@ pub(super) enum Found {
     Tcg { why: String },
 }
 
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kvm => f.write_str("KVM"),
+            Self::Tcg { why } => write!(f, "software emulation, several times slower ({why})"),
+        }
+    }
+}
+
+/// What the setting says, tried where it leaves a choice.
+pub(super) fn find(setting: Accelerator, qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> Found {
+    match setting {
+        Accelerator::Tcg => Found::Tcg { why: "the setting `microvm.accelerator` says so".into() },
+        Accelerator::Auto | Accelerator::Kvm => probe(qemu, boot, directory, node),
+    }
+}
+
 /// Tries to run a guest with KVM.
-pub(super) fn probe(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> Found {
+fn probe(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> Found {
     if let Err(error) = rustix::fs::accessat(CWD, KVM, Access::READ_OK | Access::WRITE_OK, AtFlags::empty()) {
         return Found::Tcg { why: format!("{KVM}: {}", io::Error::from(error)) };
     }
