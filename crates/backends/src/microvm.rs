@@ -12,6 +12,7 @@ mod links;
 mod machine;
 mod qemu;
 mod qmp;
+mod snapshot;
 mod socket;
 mod vmm;
 
@@ -28,12 +29,13 @@ use boot::Boot;
 use control::Control;
 use csb_engine::{Doing, Keeper, warden::WardenError};
 use csb_image::Private;
-use csb_sys::packet::Conn;
+use csb_sys::{cgroup::Group, packet::Conn};
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
 use kernel::Kernel;
 use links::{Link, Links};
 use machine::{Drive, Machine};
+use qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -42,12 +44,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::OnceCell;
-use vmm::failed;
+use vmm::{Started, failed};
 
 /// What the guest's kernel and our program need beside the sandbox's limit.
 const GUEST: u64 = 128 << 20;
 /// A machine that is emulated on a busy host takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Names of the machine's own disks in its directory.
+const PLAN: &str = "plan";
+const UPPER: &str = "upper";
 const HINT_QEMU: &str = "`apt-get install qemu-system-x86`, or name another one in the setting `microvm.qemu`";
 
 /// What the operator says about machines.
@@ -102,6 +107,7 @@ struct Parts {
 struct MachineV1 {
     /// Bytes that its sandbox's limit can be raised to.
     most_memory: u64,
+    machine: Machine,
 }
 
 impl Microvm {
@@ -199,6 +205,11 @@ fn now() -> (i64, i64) {
     (now.as_secs() as i64, now.subsec_nanos().into())
 }
 
+/// What a machine is told that goes on.
+fn go_on(seed: Vec<u8>) -> ToMachine {
+    ToMachine::GoOn { now: now(), seed }
+}
+
 /// The machine's processors: as many as it may use at once, of those that there are.
 fn cpus(limits: &Limits) -> u32 {
     let there = std::thread::available_parallelism().map_or(1, |number| number.get() as u32);
@@ -279,7 +290,7 @@ impl Shared {
     ) -> Result<Conn, BackendError> {
         let place = self.guests.place(id);
         place.begin(Kind::Microvm, "qemu")?;
-        let (mut disks, mut drives) = (Vec::new(), vec![Drive { image: place.path.join("plan"), writable: false }]);
+        let (mut disks, mut drives) = (Vec::new(), vec![Drive { image: place.path.join(PLAN), writable: false }]);
         let mut add = |disk, image: PathBuf, writable| {
             disks.push(disk);
             drives.push(Drive { image, writable });
@@ -290,13 +301,12 @@ impl Shared {
         for bind in images.binds {
             add(Disk::Bind(bind.guest.to_string_lossy().into_owned()), bind.host, false);
         }
-        // It has no name any more when the machine has it.
-        let upper = match spec.decided_upper() {
-            Upper::Disk => Some(disk::make(&self.guests.data_dir().join("disks"), id, &spec.limits).await?),
-            Upper::Memory | Upper::Auto => None,
-        };
-        if let Some(image) = &upper {
-            add(Disk::Upper, image.path.clone(), true);
+        if spec.decided_upper() == Upper::Disk {
+            let image = disk::make(&self.guests.data_dir().join("disks"), id, &spec.limits).await?;
+            // Here it goes with the machine, whoever ends that.
+            let own = place.path.join(UPPER);
+            fs::rename(&image.path, &own).map_err(failed("keep the disk image"))?;
+            add(Disk::Upper, own, true);
         }
         let plan = MachinePlan {
             version: csb_wire::VERSION,
@@ -319,13 +329,11 @@ impl Shared {
         };
         let (shared, name, limits, qemu) = (self.clone(), id.clone(), spec.limits.clone(), parts.qemu);
         let pid = aside(move || {
-            write_plan(&place.path.join("plan"), &plan).map_err(failed("write the machine's plan"))?;
-            let kept = serde_json::to_vec(&MachineV1 { most_memory }).map_err(io::Error::from);
+            write_plan(&place.path.join(PLAN), &plan).map_err(failed("write the machine's plan"))?;
+            let kept = MachineV1 { most_memory, machine: machine.clone() };
+            let kept = serde_json::to_vec(&kept).map_err(io::Error::from);
             kept.and_then(|kept| fs::write(place.path.join("machine.json"), kept)).map_err(failed("write the record"))?;
-            let pid = shared.boot(&name, &place, &qemu, &machine, &limits);
-            // Whatever came of it, the VMM has it open or is gone.
-            drop(upper);
-            pid
+            shared.boot(&name, &place, &qemu, &machine, &limits)
         })
         .await?;
         self.relay(&self.guests.place(id), pid)
@@ -333,6 +341,23 @@ impl Shared {
 
     /// Starts a machine and waits for its sandbox; host pid of its VMM.
     fn boot(&self, id: &SandboxId, place: &Place, qemu: &Path, machine: &Machine, limits: &Limits) -> Result<i32, BackendError> {
+        let (group, mut started, mut qmp) = self.power(id, place, qemu, machine, limits)?;
+        let mut control = Control::connect(&place.run().join("control.sock")).map_err(failed("start the VMM"))?;
+        self.wait(&mut started, &mut qmp, &mut control)?;
+        self.settle(&group, machine, limits)?;
+        self.links.put(id, Link::new(qmp, control));
+        Ok(started.pid)
+    }
+
+    /// Starts the VMM of a machine, in a control group of its own.
+    fn power(
+        &self,
+        id: &SandboxId,
+        place: &Place,
+        qemu: &Path,
+        machine: &Machine,
+        limits: &Limits,
+    ) -> Result<(Group, Started, Qmp), BackendError> {
         let node = self.guests.node();
         let name = id.as_str();
         // What a sandbox may compute is counted from where it begins.
@@ -345,12 +370,22 @@ impl Shared {
         let vmm = vmm::Place { run: &run, root: &root, node: &node, name };
         let mut started = vmm::start(qemu, machine, &vmm).map_err(failed("start the VMM"))?;
         record(started.pid)?;
-        let mut qmp = started.answers(&run.join("qmp.sock")).map_err(failed("start the VMM"))?;
-        let mut control = Control::connect(&run.join("control.sock")).map_err(failed("start the VMM"))?;
+        let qmp = started.answers(&run.join("qmp.sock")).map_err(failed("start the VMM"))?;
+        Ok((group, started, qmp))
+    }
+
+    /// From where it has begun, a machine has no more than its sandbox.
+    fn settle(&self, group: &Group, machine: &Machine, limits: &Limits) -> Result<(), BackendError> {
+        let limited = group.set_limits(&vmm::limits(machine.memory, limits.cpu_milli, limits));
+        limited.map_err(vmm::kernel).map_err(failed("limit the machine"))
+    }
+
+    /// Waits for the sandbox's init, or for the reason why there is none.
+    fn wait(&self, started: &mut Started, qmp: &mut Qmp, control: &mut Control) -> Result<(), BackendError> {
         match control.hear(PATIENCE).map(|message| message.frame) {
-            Ok(FromMachine::Ready) => {}
+            Ok(FromMachine::Ready) => Ok(()),
             Ok(FromMachine::Failed(failure)) => {
-                return Err(BackendError::Failed { step: format!("in the machine: {}", failure.step), message: failure.message });
+                Err(BackendError::Failed { step: format!("in the machine: {}", failure.step), message: failure.message })
             }
             other => {
                 let said = qmp.ask("ringbuf-read", serde_json::json!({ "device": qemu::CONSOLE, "size": 65536 }));
@@ -360,12 +395,10 @@ impl Shared {
                     Err(error) => started.why(&error),
                     Ok(_) => io::ErrorKind::InvalidData.into(),
                 };
-                return Err(BackendError::Failed { step: "wait for the machine's sandbox".into(), message: format!("{why}{said}") });
+                let step = "wait for the machine's sandbox".into();
+                Err(BackendError::Failed { step, message: format!("{why}{said}") })
             }
         }
-        group.set_limits(&vmm::limits(machine.memory, limits.cpu_milli, limits)).map_err(vmm::kernel).map_err(failed("limit the machine"))?;
-        self.links.put(id, Link::new(qmp, control));
-        Ok(started.pid)
     }
 
     /// The init's frames, out of the stream that they come in.
@@ -454,8 +487,7 @@ impl Shared {
             link.qmp(&run, |qmp| qmp.ask(command, serde_json::json!({})))?;
             link.frozen = frozen;
             if !frozen {
-                let (seconds, nanos) = now();
-                done(link.ask(&run, ToMachine::SetClock(seconds, nanos))?)?;
+                done(link.ask(&run, go_on(vec![]))?)?;
             }
             Ok(())
         })

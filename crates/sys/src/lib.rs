@@ -13,6 +13,7 @@ pub mod packet;
 pub mod pipe;
 pub mod probe;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod tty;
 

@@ -59,8 +59,14 @@ pub enum ToMachine {
     Usage,
     /// Answered with [`FromMachine::Done`].
     SetLimits(Limits),
-    /// The clock, after the machine stood still. Answered with [`FromMachine::Done`].
-    SetClock(i64, i64),
+    /// The clock, after the machine stood still, and what random numbers are to depend on from now on: another machine may have
+    /// stood at the same point. Answered with [`FromMachine::Done`].
+    GoOn {
+        /// Seconds since 1970 and nanoseconds.
+        now: (i64, i64),
+        /// Random bytes; none where the machine is the only one.
+        seed: Vec<u8>,
+    },
 }
 
 /// From pid 1. Each answer names the question that it answers; what nobody asked for has number 0.

@@ -1,16 +1,17 @@
 //! What a machine is made of, whichever VMM runs it. Pure.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// A disk, in the order in which the guest shall see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Drive {
     pub(super) image: PathBuf,
     pub(super) writable: bool,
 }
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,

@@ -40,8 +40,9 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
         let descriptor = FIRST_DESCRIPTOR + (SOCKETS.len() + at) as i32;
         add("-add-fd", format!("fd={descriptor},set={descriptor}"));
         let access = if drive.writable { "off" } else { "on" };
-        // What is cached of a template's image, all machines have in common with the host's own cache.
-        add("-drive", format!("if=none,id=disk{at},file=/dev/fdset/{descriptor},format=raw,readonly={access}"));
+        // Opened with the rights that the descriptor has, and no others first.
+        let file = format!("file.driver=file,file.filename=/dev/fdset/{descriptor},file.auto-read-only=off");
+        add("-blockdev", format!("driver=raw,node-name=disk{at},read-only={access},{file},file.read-only={access}"));
         add("-device", format!("virtio-blk-device,drive=disk{at},serial=csb{at}"));
     }
     // Memory that the guest gave up is the host's again.
@@ -77,7 +78,7 @@ mod tests {
     fn a_disk_is_written_to_only_where_it_takes_the_sandboxes_writes() {
         let words = arguments(&machine());
         let disks: Vec<&String> = words.iter().filter(|word| word.contains("/dev/fdset/")).collect();
-        assert_eq!(disks.iter().map(|disk| disk.ends_with("readonly=on")).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(disks.iter().map(|disk| disk.ends_with("read-only=on")).collect::<Vec<_>>(), [true, true, false]);
         assert!(disks[0].contains("/dev/fdset/6,"), "{disks:?}");
     }
 

@@ -101,6 +101,11 @@ impl Control {
     }
 }
 
+fn go_on(now: (i64, i64), seed: &[u8]) -> Result<(), Failure> {
+    set_clock(now).step("set the clock")?;
+    if seed.is_empty() { Ok(()) } else { csb_sys::random::reseed(seed).step("renew the random numbers") }
+}
+
 impl Machine {
     fn obey(&self, order: ToMachine) -> FromMachine {
         match order {
@@ -109,9 +114,7 @@ impl Machine {
                 Err(failure) => FromMachine::Done(Err(failure)),
             },
             ToMachine::SetLimits(limits) => FromMachine::Done(self.group.set_limits(&inside(&limits)).map_err(kernel)),
-            ToMachine::SetClock(seconds, nanos) => {
-                FromMachine::Done(set_clock((seconds, nanos)).step("set the clock"))
-            }
+            ToMachine::GoOn { now, seed } => FromMachine::Done(go_on(now, &seed)),
         }
     }
 
