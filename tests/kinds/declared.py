@@ -28,5 +28,6 @@ KINDS = {
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
     "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci", ends_at_limits=True),
+    "microvm": Declared(),
     "remote": Declared(),
 }

@@ -35,6 +35,7 @@ impl From<Kind> for KindName {
             Kind::Vfs => Self::Vfs,
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
+            Kind::Microvm => Self::Microvm,
             Kind::Remote => Self::Remote,
         }
     }

@@ -38,6 +38,8 @@ pub enum Kind {
     Docker,
     /// A container of runc, crun or gVisor's runsc
     Oci,
+    /// A virtual machine with a kernel of its own; needs root and QEMU
+    Microvm,
     /// A sandbox of another server
     Remote,
 }
@@ -51,6 +53,7 @@ impl From<Kind> for csb_types::Kind {
             Kind::Vfs => Self::Vfs,
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
+            Kind::Microvm => Self::Microvm,
             Kind::Remote => Self::Remote,
         }
     }
@@ -78,7 +81,7 @@ pub struct SandboxArgs {
     /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
-    /// How it is isolated: process, hardened, local, vfs, docker, oci, remote; docs/concepts/kinds.md [default: process]
+    /// How it is isolated: process, hardened, local, vfs, docker, oci, microvm, remote; docs/concepts/kinds.md [default: process]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", help_heading = "Sandbox")]
     pub kind: Option<Kind>,
     /// What its kind alone has, as image=NAME or workDir=DIR; docs/concepts/kinds.md [repeatable]

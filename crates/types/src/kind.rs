@@ -21,14 +21,16 @@ pub enum Kind {
     Docker,
     /// A container of an OCI runtime: runc, crun, gVisor's runsc.
     Oci,
+    /// A virtual machine with a kernel of its own.
+    Microvm,
     /// A sandbox of another server.
     Remote,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 7] =
-        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::Remote];
+    pub const ALL: [Self; 8] =
+        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::Microvm, Self::Remote];
 
     /// As the API and the command line spell it.
     pub fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Vfs => "vfs",
             Self::Docker => "docker",
             Self::Oci => "oci",
+            Self::Microvm => "microvm",
             Self::Remote => "remote",
         }
     }
