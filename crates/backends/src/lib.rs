@@ -8,10 +8,13 @@ mod backend;
 pub mod disk;
 mod docker;
 mod guests;
+mod k8s;
 mod oci;
 mod program;
 
 pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
 pub use guests::Guests;
+pub use k8s::{K8s, K8sSettings};
 pub use oci::Oci;
+pub use program::install;

@@ -38,6 +38,8 @@ pub enum Kind {
     Docker,
     /// A container of runc or crun
     Oci,
+    /// A pod of a Kubernetes cluster
+    K8s,
     /// A sandbox of another server
     Remote,
 }
@@ -51,6 +53,7 @@ impl From<Kind> for csb_types::Kind {
             Kind::Vfs => Self::Vfs,
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
+            Kind::K8s => Self::K8s,
             Kind::Remote => Self::Remote,
         }
     }

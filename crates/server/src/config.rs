@@ -8,7 +8,7 @@ mod settings;
 pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
-use csb_backends::DockerSettings;
+use csb_backends::{DockerSettings, K8sSettings};
 use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
@@ -61,6 +61,7 @@ pub struct Config {
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
     pub docker: DockerSettings,
+    pub k8s: K8sSettings,
     pub workspaces: PathBuf,
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
@@ -225,6 +226,7 @@ impl Config {
                 .map(|(a, b)| (a.to_owned(), b.to_owned()))
                 .into(),
             docker: DockerSettings::default(),
+            k8s: K8sSettings::default(),
             workspaces: PathBuf::new(),
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,

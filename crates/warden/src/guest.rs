@@ -1,18 +1,24 @@
 //! The init of a container that another program made, as a backend of the server asked it to: binds its socket, shuts the door
 //! behind itself, serves one server after another.
 
-use crate::init::{self, Way};
+use crate::{
+    counters,
+    init::{self, Way},
+};
 use csb_jail::{Step, contained, failure};
 use csb_sys::{packet::Listener, process};
 use csb_wire::{
     Failure,
-    guest::{FAILED, ONCE, SHARED, SOCKET},
+    guest::{COUNTERS, FAILED, ONCE, SHARED, SOCKET},
 };
 use rustix::fs::{Mode, OFlags};
 use std::{fs, io, os::fd::AsFd, path::Path};
 
 /// Runs until the container ends.
 pub(crate) fn run() -> io::Result<()> {
+    if std::env::args().nth(1).is_some_and(|word| word == COUNTERS) {
+        return counters::run();
+    }
     process::set_name(c"csb-init");
     process::default_handlers();
     let shared = Path::new(SHARED);

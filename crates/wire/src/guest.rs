@@ -5,6 +5,8 @@ pub const PROGRAMS: &str = "/.csb";
 /// File name of our program there, and so what it is called by: it is then a container's init. Its arguments: the limit of
 /// descriptors of a command, and [`ONCE`] or nothing.
 pub const PROGRAM: &str = "csb-guest";
+/// First argument of a process beside an init that tells what the container uses.
+pub const COUNTERS: &str = "counters";
 /// The init ends when its first server does.
 pub const ONCE: &str = "once";
 /// Directory that the container shares with its backend alone.
