@@ -23,5 +23,6 @@ KINDS = {
     "local": Declared(options=lambda: {"workDir": f"kinds-{next(numbers)}"}),
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
+    "k8s": Declared(frozenset({"pause", "disk", "pids_limit"}), lambda: {"workDir": "/workspace"}),
     "remote": Declared(),
 }

@@ -33,6 +33,7 @@ use std::{
         unix::{
             ffi::OsStrExt,
             fs::{DirBuilderExt, PermissionsExt},
+            net::UnixStream,
         },
     },
     path::{Path, PathBuf},
@@ -83,6 +84,15 @@ pub(crate) struct RecordV1 {
     pub(crate) container: String,
     /// Host pid of its init; 0 until there is one.
     pub(crate) pid: i32,
+}
+
+impl RecordV1 {
+    fn check_protocol(&self) -> io::Result<()> {
+        if self.protocol == VERSION {
+            return Ok(());
+        }
+        Err(io::Error::other("its init speaks another version of the protocol"))
+    }
 }
 
 /// One sandbox's directory.
@@ -342,10 +352,14 @@ impl Place {
 
     /// Connects to an init that was started before.
     pub(crate) fn reconnect(&self, record: &RecordV1) -> io::Result<Conn> {
-        if record.protocol != VERSION {
-            return Err(io::Error::other("its init speaks another version of the protocol"));
-        }
+        record.check_protocol()?;
         self.checked(self.dial()?, record.pid)
+    }
+
+    /// As [`Place::reconnect`], by its relay.
+    pub(crate) fn rejoin(&self, record: &RecordV1) -> io::Result<Conn> {
+        record.check_protocol()?;
+        self.relay()
     }
 
     /// A tenant that is root inside cannot get at the socket. This is for the day that it can.
@@ -356,14 +370,32 @@ impl Place {
         }
     }
 
+    /// Connects to the relay of an init that was started before, or just now.
+    pub(crate) fn relay(&self) -> io::Result<Conn> {
+        let directory = File::open(self.run())?;
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET);
+        let mut stream = Some(UnixStream::connect(path)?.into());
+        // It is lost with the container.
+        csb_relay::host(Box::new(move || stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())))
+    }
+
     /// Waits for the init of pid `pid` to listen.
     pub(crate) async fn connect(&self, pid: i32) -> Result<Conn, BackendError> {
+        self.wait_for(pid, || self.dial().map(|conn| self.checked(conn, pid))).await
+    }
+
+    /// Waits for the relay of the container that process `pid` holds to listen.
+    pub(crate) async fn connect_relay(&self, pid: i32) -> Result<Conn, BackendError> {
+        self.wait_for(pid, || self.relay().map(Ok)).await
+    }
+
+    async fn wait_for(&self, pid: i32, dial: impl Fn() -> io::Result<io::Result<Conn>>) -> Result<Conn, BackendError> {
         let step = "wait for the container's init";
         let failed = |message: String| BackendError::Failed { step: step.into(), message };
         let end = Instant::now() + PATIENCE;
         loop {
-            match self.dial() {
-                Ok(conn) => return self.checked(conn, pid).map_err(|error| failed(error.to_string())),
+            match dial() {
+                Ok(conn) => return conn.map_err(|error| failed(error.to_string())),
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
                 Err(error) => return Err(failed(error.to_string())),
             }

@@ -186,7 +186,7 @@ impl Shared {
         place.begin(Kind::Oci, &runtime.name)?;
         let upper = self.guests.upper(id, spec).await?;
         let work_dir = spec.options.work_dir.clone();
-        let config = bundle::config(id, spec, &place, &self.guests, &program, &self.group());
+        let config = bundle::config(id, spec, &place, &self.guests, &program, runtime.is_gvisor(), &self.group());
         let place = aside(move || {
             mount_root(&place, &template, &upper, work_dir.as_deref()).map_err(failed("mount the sandbox's root"))?;
             let text = serde_json::to_vec(&config).map_err(|error| failed("write the bundle")(error.into()))?;
@@ -209,7 +209,7 @@ impl Shared {
         let pid =
             pid.trim().parse::<i32>().map_err(|error| failed("read the container's pid")(io::Error::other(error)))?;
         record(pid)?;
-        place.connect(pid).await
+        if runtime.is_gvisor() { place.connect_relay(pid).await } else { place.connect(pid).await }
     }
 
     async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
@@ -245,7 +245,9 @@ impl Shared {
         let mut held = Vec::new();
         for (id, record) in self.guests.records(Kind::Oci).map_err(failed("read the records"))? {
             let place = self.guests.place(&id);
-            match place.reconnect(&record) {
+            let joined =
+                if record.runtime == runtime::GVISOR { place.rejoin(&record) } else { place.reconnect(&record) };
+            match joined {
                 Ok(conn) => {
                     let frozen = place.group(&record).and_then(|group| group.is_frozen().map_err(io::Error::other));
                     held.push(Held { id, conn, frozen: frozen.unwrap_or(false) });

@@ -39,8 +39,13 @@ fn parts() -> io::Result<BTreeMap<String, PathBuf>> {
         if !path.starts_with('/') || !rights.contains('x') || name.starts_with("libnss_") {
             continue;
         }
-        // By its mapping: the name may be a newer version's by now.
+        // By its mapping: the name may be a newer version's by now. Only a process with rights over its host may; in an image
+        // nothing is replaced.
         let mapped = Path::new("/proc/self/map_files").join(range);
+        let mapped = match fs::metadata(&mapped) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => PathBuf::from(path),
+            _ => mapped,
+        };
         let meta = fs::metadata(&mapped)?;
         if (meta.dev(), meta.ino()) != (own.dev(), own.ino()) {
             parts.insert(name.to_owned(), mapped);

@@ -13,9 +13,10 @@ use std::{collections::HashMap, os::fd::OwnedFd, sync::atomic::Ordering, time::D
 use tokio::{io::Interest, time::Instant};
 
 impl Driver {
-    /// What an earlier server wrote down. How the execs are now comes with init's report.
-    pub(crate) fn remember(&mut self, entries: Vec<Entry>) {
+    /// What an earlier server wrote down. How the execs are now comes with init's report; for that, how much of their output is kept.
+    pub(crate) fn remember(&mut self, entries: Vec<Entry>) -> Vec<(ExecId, [u64; 2])> {
         let mut unreported = HashMap::new();
+        let mut have = Vec::new();
         for entry in entries {
             let id = entry.start.id.clone();
             let spool = Spool::recover(self.sandbox.home.clone(), id.clone());
@@ -23,6 +24,7 @@ impl Driver {
                 tracing::error!(exec = %id, %error, "cannot read an exec's kept output");
             });
             let exec = self.exec(id.clone(), entry.start.spec(), entry.start.started_ms, spool.ok());
+            have.push((id.clone(), exec.spool.lens()));
             match entry.end {
                 Some(end) => {
                     exec.publish(end);
@@ -33,6 +35,7 @@ impl Driver {
             self.sandbox.execs().push_back(exec);
         }
         self.unreported = Some(unreported);
+        have
     }
 
     pub(crate) fn on_known(

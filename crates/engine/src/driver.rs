@@ -15,7 +15,7 @@ use crate::{
     warden::WardenError,
 };
 use csb_sys::packet::Conn;
-use csb_types::{ExecId, ExecSpec, Limits, Phase, SandboxSpec, SpecError, Upper};
+use csb_types::{ExecId, ExecSpec, Limits, Phase, PtySize, SandboxSpec, SpecError, Upper};
 use csb_wire::{Failure, FileRequest, FromInit, ToInit};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -56,6 +56,11 @@ pub(crate) enum Command {
     },
     CloseStdin {
         exec: ExecId,
+        reply: Reply,
+    },
+    Resize {
+        exec: ExecId,
+        size: PtySize,
         reply: Reply,
     },
     File {
@@ -188,8 +193,8 @@ impl Driver {
 
     pub(crate) async fn run(mut self, adopted: Option<(bool, Vec<Entry>)>) {
         if let Some((frozen, entries)) = adopted {
-            self.remember(entries);
-            self.tell(&ToInit::Report);
+            let have = self.remember(entries);
+            self.tell(&ToInit::Report { have });
             // A frozen init answers once it is resumed.
             if frozen && let Some(ready) = self.ready.take() {
                 let _ = ready.send(Ok(()));
@@ -291,6 +296,13 @@ impl Driver {
                 let admitted = self.admit(Request::Touch).map(|_| ());
                 if admitted.is_ok() {
                     self.tell(&ToInit::CloseStdin { exec });
+                }
+                let _ = reply.send(admitted);
+            }
+            Command::Resize { exec, size, reply } => {
+                let admitted = self.admit(Request::Touch).map(|_| ());
+                if admitted.is_ok() {
+                    self.tell(&ToInit::Resize { exec, size });
                 }
                 let _ = reply.send(admitted);
             }

@@ -270,10 +270,15 @@ impl Exec {
     }
 
     /// Tells its terminal a new size.
-    pub fn resize(&self, size: PtySize) -> Result<(), OpError> {
+    pub async fn resize(&self, size: PtySize) -> Result<(), OpError> {
         let master = self.master()?.ok_or(OpError::NoPty)?;
-        csb_sys::tty::set_size(master.get_ref(), size.cols, size.rows)
-            .map_err(|error| OpError::Internal(format!("cannot resize the terminal: {error}")))
+        match csb_sys::tty::set_size(master.get_ref(), size.cols, size.rows) {
+            // The terminal itself is elsewhere.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                self.ask(|reply| Command::Resize { exec: self.0.id.clone(), size, reply }).await
+            }
+            done => done.map_err(|error| OpError::Internal(format!("cannot resize the terminal: {error}"))),
+        }
     }
 }
 

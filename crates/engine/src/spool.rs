@@ -107,6 +107,12 @@ impl Spool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of each stream so far.
+    pub(crate) fn lens(&self) -> [u64; 2] {
+        let state = self.lock();
+        Lane::BOTH.map(|lane| state.order.lane_len(lane))
+    }
+
     /// Bytes of both streams so far.
     pub(crate) fn len(&self) -> u64 {
         self.lock().order.len()

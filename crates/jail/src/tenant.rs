@@ -110,6 +110,10 @@ impl Tenant {
         }
     }
 
+    fn is_contained(&self) -> bool {
+        matches!(self.realm, Realm::Container { .. })
+    }
+
     fn is_rootless(&self) -> bool {
         matches!(self.realm, Realm::Namespace { mode: Mode::Rootless, .. })
     }
@@ -125,7 +129,11 @@ impl Tenant {
             process::limit(Resource::Nproc, nproc.into()).step("confine")?;
         }
         for (resource, most) in LIMITS {
-            process::limit(resource, most).step("confine")?;
+            match process::limit(resource, most) {
+                // gVisor has most of them in name only, and refuses to change those.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && self.is_contained() => {}
+                done => done.step("confine")?,
+            }
         }
         if let Realm::Namespace { namespace, .. } = &self.realm {
             ns::enter_user(namespace).step("confine")?;
@@ -136,10 +144,11 @@ impl Tenant {
             return Err(crate::failure("user", &error));
         }
         process::lock_securebits().step("confine")?;
+        // Before the uid is changed, with which a kernel without securebits takes the right to it.
+        process::drop_bounding_set().step("confine")?;
         let groups = mark.and_then(Mark::group);
         process::become_user(account.uid, account.gid, (!self.is_rootless()).then_some(groups.as_slice()))
             .step("user")?;
-        process::drop_bounding_set().step("confine")?;
         process::keep_capabilities(&[]).step("confine")?;
         process::set_no_new_privs().step("confine")?;
         Ok(account)

@@ -1,9 +1,10 @@
 //! Pipes and the movement of bytes between descriptors without copying them through our memory (pipe(7), splice(2)).
 
+use crate::check::check;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 /// A pipe, close-on-exec: read end, write end.
@@ -22,6 +23,19 @@ pub fn splice(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usize> {
     }
 }
 
+/// Bytes in a pipe that nobody has read yet. Either end will do.
+pub fn unread(pipe: impl AsFd) -> io::Result<u64> {
+    rustix::io::ioctl_fionread(pipe).map_err(Into::into)
+}
+
+/// Whether the peer of a Unix stream socket has read all that was sent (`SIOCOUTQ`, unix(7)).
+pub fn is_taken(socket: impl AsFd) -> io::Result<bool> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) })?;
+    Ok(queued == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +51,20 @@ mod tests {
         assert_eq!(splice(&r, &to, 100).unwrap(), 5);
         drop(w);
         assert_eq!(splice(&r, &to, 100).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_the_other_side_has_not_read_is_known() {
+        use std::{io::Read, os::unix::net::UnixStream};
+        let (r, w) = pipe().unwrap();
+        File::from(w.try_clone().unwrap()).write_all(b"hello").unwrap();
+        assert_eq!((unread(&r).unwrap(), unread(&w).unwrap()), (5, 5));
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        assert!(is_taken(&a).unwrap());
+        a.write_all(b"hello").unwrap();
+        b.read_exact(&mut [0; 4]).unwrap();
+        assert!(!is_taken(&a).unwrap());
+        b.read_exact(&mut [0; 1]).unwrap();
+        assert!(is_taken(&a).unwrap());
     }
 }

@@ -210,6 +210,12 @@ pub fn default_handlers() {
     }
 }
 
+/// What is written to a pipe that nobody reads is an error again, as Rust has it, and no death.
+pub fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN is a valid handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Lets every signal through again, as a fresh program expects.
 pub fn unblock_signals() {
     // SAFETY: the set is initialised by sigemptyset.
@@ -255,9 +261,13 @@ const NO_SETUID_FIXUP: u64 = 1 << 2;
 /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each with its lock, and KEEP_CAPS locked off: uid 0 is a number like any other.
 const SECUREBITS: u64 = 0xef;
 
-/// Locks the securebits, so that no uid carries privileges any more. Needs CAP_SETPCAP in the user namespace.
+/// Locks the securebits, so that no uid carries privileges any more. Needs CAP_SETPCAP in the user namespace. A kernel without
+/// securebits (gVisor's) is no error: there the empty bounding set alone sees to it.
 pub fn lock_securebits() -> io::Result<()> {
-    prctl(libc::PR_SET_SECUREBITS, SECUREBITS).map(drop)
+    match prctl(libc::PR_SET_SECUREBITS, SECUREBITS) {
+        Err(error) if prctl(libc::PR_GET_SECUREBITS, 0).is_ok() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Capability numbers that an init keeps (capabilities(7)).

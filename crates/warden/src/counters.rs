@@ -4,23 +4,18 @@
 //! It is started as root of the container and becomes the owner of what is shared with the backend, an id that no command has:
 //! none of the tenant's can signal or trace it.
 
+use crate::guest::stand_apart;
 use csb_sys::{cgroup, process};
 use csb_types::Usage;
-use csb_wire::guest::OWNER;
 use std::io::{self, BufRead, Write};
 
-/// Processes of ours in the container: its init, the one that waits for the next command, the bridge and this one.
-const OURS: u64 = 4;
+/// Processes of ours in the container: its init, the relay, the one that waits for the next command, the bridge and this one.
+const OURS: u64 = 5;
 
 /// Runs until its input ends.
 pub(crate) fn run() -> io::Result<()> {
     process::set_name(c"csb-counters");
-    process::set_undumpable()?;
-    process::lock_securebits()?;
-    process::become_user(OWNER, OWNER, Some(&[]))?;
-    process::drop_bounding_set()?;
-    process::keep_capabilities(&[])?;
-    process::set_no_new_privs()?;
+    stand_apart()?;
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         line?;

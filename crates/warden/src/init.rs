@@ -7,6 +7,7 @@ use csb_jail::{Built, Mark};
 use csb_sys::{
     packet::{Conn, Listener},
     process::{self, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP},
+    tty,
 };
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit, decode, encode};
@@ -211,7 +212,16 @@ impl Init {
                     self.execs.remove(&exec);
                 }
             }
-            ToInit::Report => self.report(),
+            ToInit::Report { have: _ } => self.report(),
+            ToInit::Resize { exec, size } => {
+                if let Some(record) = self.execs.get(&exec)
+                    && record.pty
+                    && let Some(master) = record.outputs.first()
+                {
+                    // The terminal may have ended.
+                    let _ = tty::set_size(master, size.cols, size.rows);
+                }
+            }
         }
     }
 

@@ -58,7 +58,18 @@ pub enum ToInit {
         exec: ExecId,
     },
     /// Answered by one `Known` per exec that was not forgotten, then `KnownEnd`.
-    Report,
+    Report {
+        /// Bytes of standard output (or terminal) and standard error that the server has of each: for whoever keeps what it has not.
+        /// An init keeps nothing; its pipes do.
+        have: Vec<(ExecId, [u64; 2])>,
+    },
+    /// Give a terminal a new size, where what the server has of it is none (`csb_relay`).
+    Resize {
+        /// Of which exec.
+        exec: ExecId,
+        /// Columns and rows.
+        size: PtySize,
+    },
 }
 
 /// Answers and events.

@@ -20,7 +20,7 @@ pub use warden::{Failure, FromWarden, Jail, Mode, ToWarden};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Raised when a frame's meaning changes; a server and a warden of different versions do not talk.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// A frame that is not one of ours, or is cut short.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::{
 use csb_types::{SandboxId, SandboxSpec};
 use csb_wire::{
     VERSION,
-    guest::{COUNTERS, FAILED, PROGRAM, PROGRAMS, SHARED},
+    guest::{BRIDGE, COUNTERS, FAILED, PROGRAM, PROGRAMS, SHARED, STREAM},
 };
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ pub(super) fn counters() -> Vec<String> {
 
 /// Of the process that joins the init with us.
 pub(super) fn bridge() -> Vec<String> {
-    entry(&["bridge"])
+    entry(&[BRIDGE])
 }
 
 /// Name of a sandbox's pod.
@@ -188,7 +188,7 @@ fn fixed(settings: &K8sSettings, node: &str, id: &SandboxId, spec: &SandboxSpec,
             "containers": [{
                 "name": CONTAINER,
                 "image": image,
-                "command": entry(&[&nofile, "stream"]),
+                "command": entry(&[&nofile, STREAM]),
                 "args": [],
                 "workingDir": "/",
                 "env": env,

@@ -6,7 +6,7 @@ use crate::{
     program::Program,
 };
 use csb_types::{SandboxId, SandboxSpec};
-use csb_wire::guest::{PROGRAMS, SHARED};
+use csb_wire::guest::{PROGRAMS, SHARED, STREAM};
 use serde_json::{Value, json};
 
 /// As for kind `docker`.
@@ -42,12 +42,14 @@ pub(super) fn config(
     place: &Place,
     guests: &Guests,
     program: &Program,
+    relayed: bool,
     group: &str,
 ) -> Value {
     let limits = &spec.limits;
     let shm = format!("size={}", limits.memory / 2);
     let mut args = program.entrypoint.clone();
     args.extend(arguments(guests, limits));
+    args.extend(relayed.then(|| STREAM.to_owned()));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]),

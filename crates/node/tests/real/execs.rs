@@ -86,7 +86,7 @@ async fn terminal(host: Host) {
     within(exec.write_stdin("stty size; tty\n".into())).await.unwrap();
     let seen = until(&exec, "17 91").await;
     assert!(seen.contains("stty size"), "no echo in {seen}");
-    exec.resize(PtySize { cols: 40, rows: 10 }).unwrap();
+    exec.resize(PtySize { cols: 40, rows: 10 }).await.unwrap();
     within(exec.write_stdin("stty size; echo $TERM\n".into())).await.unwrap();
     until(&exec, "10 40").await;
     let mut reader = exec.output(0);
@@ -95,9 +95,9 @@ async fn terminal(host: Host) {
     let (result, out, err) = finish(&exec).await;
     assert_eq!((result.exit_code, err.as_str()), (0, ""));
     assert!(out.contains("/dev/pts/") && out.contains("xterm"), "{out}");
-    assert_eq!(exec.resize(size), Err(OpError::ExecEnded));
+    assert_eq!(exec.resize(size).await, Err(OpError::ExecEnded));
     let plain = sandbox.exec(ExecSpec::argv(["sleep", "9"])).await.unwrap();
-    assert_eq!(plain.resize(size), Err(OpError::NoPty));
+    assert_eq!(plain.resize(size).await, Err(OpError::NoPty));
     within(node.stop_all()).await;
 }
 

@@ -147,7 +147,7 @@ async fn interactive(host: Host) {
     let cat = sandbox.find_exec(cat.id()).unwrap();
     within(cat.write_stdin("after\n".into())).await.unwrap();
     let shell = sandbox.find_exec(shell.id()).unwrap();
-    shell.resize(PtySize { cols: 33, rows: 11 }).unwrap();
+    shell.resize(PtySize { cols: 33, rows: 11 }).await.unwrap();
     within(shell.write_stdin("stty size\nexit 3\n".into())).await.unwrap();
     let (result, out, _) = finish(&shell).await;
     assert_eq!(result.exit_code, 3);

@@ -119,7 +119,7 @@ async fn read(
 
 async fn control(exec: &Exec, request: WsClient) -> Result<(), AppError> {
     match request {
-        WsClient::Resize { cols, rows } => Ok(exec.resize(PtySizeRequest { cols, rows }.size()?)?),
+        WsClient::Resize { cols, rows } => Ok(exec.resize(PtySizeRequest { cols, rows }.size()?).await?),
         WsClient::Signal { signal, tree } => Ok(exec.signal(signal.number()?, tree.unwrap_or(false)).await?),
         WsClient::CloseStdin => Ok(()),
     }

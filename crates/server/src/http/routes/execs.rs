@@ -260,7 +260,7 @@ pub async fn resize(
 ) -> Answer<StatusCode> {
     let size = request.size()?;
     let exec = app.find_exec(&app.sandbox(&who, &id)?, &exec_id).await?;
-    exec.resize(size)?;
+    exec.resize(size).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
