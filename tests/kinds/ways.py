@@ -51,7 +51,8 @@ class Host:
             return {"DOCKER_HOST": self.engine}
         if kind == "k8s":
             if self.cluster is None:
-                if os.geteuid() != 0 or not kube_cluster.stand_in().exists():
+                theirs = os.environ.get("CSB_TEST_KUBECONFIG")
+                if not theirs and (os.geteuid() != 0 or not kube_cluster.stand_in().exists()):
                     pytest.skip("the cluster that stands in for one needs root, and to be built (csb-testkit)")
                 self.cluster = kube_cluster.start()
             return self.cluster.settings()

@@ -24,7 +24,7 @@ use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
 use csb_backends::{Backend, Docker, Guests, K8s, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
-use csb_types::SandboxSpec;
+use csb_types::{Kind, SandboxSpec};
 use db::{Db, DbError};
 use std::{
     fs::DirBuilder,
@@ -159,7 +159,11 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let pool = PoolConfig {
         min: config.pool_min,
         max: config.pool_max,
-        spec: SandboxSpec { template: config.default_template.clone(), ..SandboxSpec::default() },
+        spec: SandboxSpec {
+            template: config.default_template.clone(),
+            kind: if config.kind == Kind::K8s { Kind::K8s } else { Kind::default() },
+            ..SandboxSpec::default()
+        },
     };
     // The node's lock on the data directory also keeps a second server away from the database.
     let node = Node::start(NodeConfig {

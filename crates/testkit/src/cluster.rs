@@ -116,6 +116,9 @@ impl Cluster {
         // Tasks of pods that were just made.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let pods = self.shared.config.dir.join("pods");
+        for left in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
+            self.shared.kubelet.end(&self.shared, &left.file_name().to_string_lossy()).await;
+        }
         match std::fs::remove_dir_all(pods) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

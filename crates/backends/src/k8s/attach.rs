@@ -15,6 +15,7 @@ use kube::{
 use std::{
     fmt, io,
     os::fd::OwnedFd,
+    pin::Pin,
     sync::mpsc as blocking,
     time::Duration,
 };
@@ -107,7 +108,8 @@ fn carry(mut attached: AttachedProcess, mut state: watch::Receiver<State>) -> io
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let (mut from, mut to) = UnixStream::from_std(ours)?.into_split();
-    let (Some(mut stdin), Some(mut stdout)) = (attached.stdin(), attached.stdout()) else {
+    let (Some(mut stdin), Some(mut stdout), Some(lost)) = (attached.stdin(), attached.stdout(), attached.take_status())
+    else {
         return Err(io::Error::other("the process has no streams"));
     };
     tokio::spawn(async move {
@@ -127,6 +129,8 @@ fn carry(mut attached: AttachedProcess, mut state: watch::Receiver<State>) -> io
         tokio::select! {
             _ = up => {}
             _ = down => {}
+            // A connection that breaks ends neither of its streams.
+            _ = lost => {}
             _ = ended(&mut state) => {}
         }
         drop(attached);
@@ -137,6 +141,8 @@ fn carry(mut attached: AttachedProcess, mut state: watch::Receiver<State>) -> io
 /// The process in a pod that tells what the sandbox uses.
 pub(super) struct Counters {
     attached: AttachedProcess,
+    /// Ready once the connection is lost.
+    lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     stdin: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     stdout: BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>,
 }
@@ -154,10 +160,11 @@ impl Counters {
             true => io::Error::from_raw_os_error(libc::ENOENT),
             false => io::Error::other(chain(&error)),
         })?;
-        let (Some(stdin), Some(stdout)) = (attached.stdin(), attached.stdout()) else {
+        let (Some(stdin), Some(stdout), Some(lost)) = (attached.stdin(), attached.stdout(), attached.take_status()) else {
             return Err(io::Error::other("the process has no streams"));
         };
-        Ok(Self { attached, stdin: Box::new(stdin), stdout: BufReader::new(Box::new(stdout)) })
+        let lost = Box::pin(async { drop(lost.await) });
+        Ok(Self { attached, lost, stdin: Box::new(stdin), stdout: BufReader::new(Box::new(stdout)) })
     }
 
     /// What the sandbox uses now. After an error this is of no use any more.
@@ -170,9 +177,10 @@ impl Counters {
             (&mut self.stdout).take(MOST_ANSWER as u64).read_until(b'\n', &mut line).await?;
             serde_json::from_slice(&line).map_err(io::Error::from)
         };
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(usage) => usage,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        tokio::select! {
+            usage = answer => usage,
+            () = &mut self.lost => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = tokio::time::sleep(PATIENCE) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }

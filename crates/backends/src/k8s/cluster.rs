@@ -63,6 +63,8 @@ impl Cluster {
         // Watches and commands are silent for as long as nothing happens.
         config.read_timeout = None;
         config.write_timeout = None;
+        // A pod that was made and whose answer was lost would be there already.
+        config.default_retry = false;
         // What the environment says is meant for others; a proxy of the kubeconfig is not supported.
         config.proxy_url = None;
         let access = Access {
