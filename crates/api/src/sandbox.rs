@@ -395,7 +395,10 @@ impl SandboxRequest {
         resources.memory = resources.memory.or(asked.memory).or(pod.memory);
         resources.cpu = resources.cpu.or(asked.cpu).or(pod.cpu);
         if let (Some(_), Some(why)) = (resources.pids, kind.lacks(Capability::PidsLimit)) {
-            return Err(unsupported(format!("a sandbox of kind `{}` has no limit of its processes: {why}", kind.name())));
+            return Err(unsupported(format!(
+                "a sandbox of kind `{}` has no limit of its processes: {why}",
+                kind.name()
+            )));
         }
         if let (true, Some(why)) = (resources.limits_disk(), kind.lacks(Capability::DiskLimit)) {
             return Err(unsupported(format!("a sandbox of kind `{}` has no limit of its disk: {why}", kind.name())));

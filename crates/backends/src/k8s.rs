@@ -211,7 +211,9 @@ fn choose(settings: &K8sSettings, spec: &SandboxSpec) -> Result<Chosen, BackendE
         return unsupported("limits of disk speed in sandbox kind `k8s`".into());
     }
     if spec.limits.cpu_weight.is_some() {
-        return unsupported("`cpu_weight` in sandbox kind `k8s`: a pod's share is what it requests (`resources.requests.cpu`)".into());
+        return unsupported(
+            "`cpu_weight` in sandbox kind `k8s`: a pod's share is what it requests (`resources.requests.cpu`)".into(),
+        );
     }
     if !spec.volumes.is_empty() {
         return unsupported("directories of the server's host in sandbox kind `k8s`".into());
@@ -280,13 +282,15 @@ impl Shared {
     }
 
     async fn ready(&self) -> Result<(), BackendError> {
-        choose(&self.settings, &SandboxSpec { kind: Kind::K8s, ..Default::default() }).or_else(|error| match error {
-            // A request may name one.
-            BackendError::NotFound { .. } if !self.settings.images.is_empty() => {
-                Ok(Chosen { namespace: None, image: String::new(), asked: None })
-            }
-            error => Err(error),
-        })?;
+        choose(&self.settings, &SandboxSpec { kind: Kind::K8s, ..Default::default() }).or_else(
+            |error| match error {
+                // A request may name one.
+                BackendError::NotFound { .. } if !self.settings.images.is_empty() => {
+                    Ok(Chosen { namespace: None, image: String::new(), asked: None })
+                }
+                error => Err(error),
+            },
+        )?;
         let access = self.access().await?;
         let pods = self.api(&access, &access.namespace);
         let ours = ListParams::default().labels(&format!("{NODE}={}", self.node)).limit(1);
@@ -324,9 +328,8 @@ impl Shared {
         chosen: Chosen,
     ) -> Result<Conn, BackendError> {
         let rendered = body::pod(&self.settings, &self.node, id, spec, &chosen.image, chosen.asked.as_ref());
-        let pod: Pod = serde_json::from_value(rendered).map_err(|error| {
-            BackendError::Unsupported(format!("podTemplate: the pod would not be one: {error}"))
-        })?;
+        let pod: Pod = serde_json::from_value(rendered)
+            .map_err(|error| BackendError::Unsupported(format!("podTemplate: the pod would not be one: {error}")))?;
         let mut state = self.pods.follow(id, namespace, State::Coming(None));
         let pods = self.api(access, namespace);
         access.ask("make the pod", pods.create(&PostParams::default(), &pod)).await?;
@@ -346,7 +349,10 @@ impl Shared {
                     State::Coming(wait) => waits = wait.or(waits.take()),
                 }
                 if state.changed().await.is_err() {
-                    return Err(BackendError::Failed { step: "wait for the pod".into(), message: "it was let go".into() });
+                    return Err(BackendError::Failed {
+                        step: "wait for the pod".into(),
+                        message: "it was let go".into(),
+                    });
                 }
             }
         };
@@ -355,8 +361,10 @@ impl Shared {
             Err(_) => return Err(self.late(waits)),
         }
         let dial = attach::dial(pods, body::name(id), state);
-        csb_relay::host(dial)
-            .map_err(|error| BackendError::Failed { step: "connect with the pod's init".into(), message: error.to_string() })
+        csb_relay::host(dial).map_err(|error| BackendError::Failed {
+            step: "connect with the pod's init".into(),
+            message: error.to_string(),
+        })
     }
 
     /// What it means that a pod did not come up in time.
@@ -398,7 +406,10 @@ impl Shared {
                     && found.egress.unwrap_or_default().is_empty();
                 if !same {
                     return Err(BackendError::Unavailable {
-                        what: format!("the network policy `{}` of namespace `{namespace}` lets something through", body::POLICY),
+                        what: format!(
+                            "the network policy `{}` of namespace `{namespace}` lets something through",
+                            body::POLICY
+                        ),
                         hint: "delete it: the server makes it again".into(),
                     });
                 }

@@ -1,8 +1,14 @@
 //! All commands as clap sees them.
 
 use crate::{
-    bench::BenchArgs, doctor::DoctorArgs, failure::{Failure, Outcome}, print, remote, run::RunArgs, serve::ServeArgs,
-    template::TemplateCommand, warden::WardenCommand,
+    bench::BenchArgs,
+    doctor::DoctorArgs,
+    failure::{Failure, Outcome},
+    print, remote,
+    run::RunArgs,
+    serve::ServeArgs,
+    template::TemplateCommand,
+    warden::WardenCommand,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -114,8 +120,11 @@ pub struct GuestFilesArgs {
 pub fn guest_files(args: &GuestFilesArgs) -> Outcome {
     let own = csb_wire::VERSION;
     if args.protocol != own {
-        let what = format!("this image's `csb` speaks version {own} of the protocol, the server version {}", args.protocol);
-        return Err(Failure::new(what).hint("the setting `k8s.program_image` names an image of the server's own version"));
+        let what =
+            format!("this image's `csb` speaks version {own} of the protocol, the server version {}", args.protocol);
+        return Err(
+            Failure::new(what).hint("the setting `k8s.program_image` names an image of the server's own version")
+        );
     }
     csb_backends::install(&args.programs, &args.files, &args.shared)
         .map_err(|error| Failure::because("cannot copy the program that is a pod's init", &error))

@@ -83,7 +83,10 @@ impl Kind {
                         Capability::Disk,
                         "a `k8s` sandbox's files are in its memory; what a pod writes to its node's disk is limited by its eviction alone",
                     ),
-                    (Capability::PidsLimit, "a pod has no limit of processes of its own; the kubelet's `podPidsLimit` is one for all"),
+                    (
+                        Capability::PidsLimit,
+                        "a pod has no limit of processes of its own; the kubelet's `podPidsLimit` is one for all",
+                    ),
                 ],
             ),
             Self::Remote => ("that of the server that it is forwarded to", &[]),

@@ -348,3 +348,37 @@ def test_an_operators_template_is_below_every_pod_and_a_bad_one_is_refused(clust
         template.write_text(bad)
         with pytest.raises(RuntimeError, match=r"k8s\.pod_template|CSB_K8S_POD_TEMPLATE"):
             Server(**cluster.settings(), CSB_K8S_POD_TEMPLATE=str(template))
+
+
+def test_pods_that_wait_are_handed_out_and_made_again(cluster: Cluster) -> None:
+    server = Server(**cluster.settings(), SANDBOX_KIND="k8s", POOL_MIN_SIZE="2", POOL_MAX_SIZE="2")
+    try:
+        ann = server.api("ann")
+
+        def ready(number: int) -> None:
+            deadline = time.monotonic() + 30
+            while ann("GET", "/sandbox/stats").json()["pool"]["ready"] != number:
+                assert time.monotonic() < deadline, ann("GET", "/sandbox/stats").text
+                time.sleep(0.05)
+
+        ready(2)
+        waiting = {pod["metadata"]["name"] for pod in cluster.objects()}
+        made = ann("POST", "/sandboxes", json={}).json()
+        assert (made["kind"], made["started_by"]) == ("k8s", "claim")
+        assert f"csb-{made['sandbox_id']}" in waiting
+        assert ann.run(made["sandbox_id"], "echo $HOME")["exit_code"] == 0
+        ready(2)
+        # The next server finds those that wait as well.
+        server.kill()
+        server.start()
+        ready(2)
+        assert len(cluster.objects()) == 3
+        for pod in cluster.objects():
+            ann("DELETE", f"/sandboxes/{pod['metadata']['name'].removeprefix('csb-')}")
+        ann.close()
+    finally:
+        server.stop()
+        # `csb warden stop` does not end pods.
+        for pod in cluster.objects():
+            path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}"
+            cluster.http.delete(path, params={"gracePeriodSeconds": 0})

@@ -12,13 +12,7 @@ use kube::{
     Api,
     api::{AttachParams, AttachedProcess},
 };
-use std::{
-    fmt, io,
-    os::fd::OwnedFd,
-    pin::Pin,
-    sync::mpsc as blocking,
-    time::Duration,
-};
+use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::mpsc as blocking, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -66,7 +60,12 @@ pub(super) fn dial(pods: Api<Pod>, pod: String, state: watch::Receiver<State>) -
     })
 }
 
-async fn serve(pods: Api<Pod>, pod: String, mut state: watch::Receiver<State>, mut waiting: mpsc::UnboundedReceiver<Request>) {
+async fn serve(
+    pods: Api<Pod>,
+    pod: String,
+    mut state: watch::Receiver<State>,
+    mut waiting: mpsc::UnboundedReceiver<Request>,
+) {
     let lasting = state.clone();
     while let Some(reply) = waiting.recv().await {
         let made = tokio::select! {
@@ -160,7 +159,8 @@ impl Counters {
             true => io::Error::from_raw_os_error(libc::ENOENT),
             false => io::Error::other(chain(&error)),
         })?;
-        let (Some(stdin), Some(stdout), Some(lost)) = (attached.stdin(), attached.stdout(), attached.take_status()) else {
+        let (Some(stdin), Some(stdout), Some(lost)) = (attached.stdin(), attached.stdout(), attached.take_status())
+        else {
             return Err(io::Error::other("the process has no streams"));
         };
         let lost = Box::pin(async { drop(lost.await) });

@@ -291,7 +291,11 @@ mod tests {
         let resources = |options| render(None, options)["spec"]["containers"][0]["resources"].clone();
         let whole = resources(KindOptions::default());
         assert_eq!(whole["limits"]["memory"], whole["requests"]["memory"]);
-        let less = resources(KindOptions { request_memory: Some(1 << 26), request_cpu_milli: Some(250), ..Default::default() });
+        let less = resources(KindOptions {
+            request_memory: Some(1 << 26),
+            request_cpu_milli: Some(250),
+            ..Default::default()
+        });
         assert_eq!((&less["requests"]["memory"], &less["requests"]["cpu"]), (&json!("67108864"), &json!("250m")));
         assert_eq!(less["limits"]["cpu"], "1000m");
     }

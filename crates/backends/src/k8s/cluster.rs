@@ -42,11 +42,13 @@ impl Cluster {
         if let Some(access) = &*self.known() {
             return Ok(access.clone());
         }
-        let unusable = |error: String| BackendError::Unavailable {
+        let unusable = |error: String| {
+            BackendError::Unavailable {
             what: format!("no Kubernetes cluster can be found: {error}"),
             hint: "say where it is: setting `k8s.kubeconfig`, KUBECONFIG; in a pod of the cluster give the server a service \
                    account"
                 .into(),
+        }
         };
         let options = KubeConfigOptions { context: settings.context.clone(), ..Default::default() };
         let mut config = match &settings.kubeconfig {
@@ -79,7 +81,11 @@ impl Cluster {
 
 impl Access {
     /// Waits for an answer, and says what a refusal means. `step` is an infinitive.
-    pub(super) async fn ask<T>(&self, step: &str, asked: impl Future<Output = kube::Result<T>>) -> Result<T, BackendError> {
+    pub(super) async fn ask<T>(
+        &self,
+        step: &str,
+        asked: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, BackendError> {
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(answer) => answer.map_err(|error| self.refused(step, &error)),
             Err(_) => Err(self.silent(format!("no answer within {} s", PATIENCE.as_secs()))),
@@ -102,15 +108,23 @@ impl Access {
             hint: hint.into(),
         };
         match status.code {
-            401 => unavailable("the credentials of the kubeconfig or service account are not accepted, or have run out"),
-            403 if said.contains("quota") || said.contains("maximum") || said.contains("minimum") => BackendError::NoRoom {
-                limit: format!("the cluster's quota or limit range: {said}"),
-                hint: "release sandboxes, ask for less, or have the namespace's ResourceQuota or LimitRange changed".into(),
-            },
+            401 => {
+                unavailable("the credentials of the kubeconfig or service account are not accepted, or have run out")
+            }
+            403 if said.contains("quota") || said.contains("maximum") || said.contains("minimum") => {
+                BackendError::NoRoom {
+                    limit: format!("the cluster's quota or limit range: {said}"),
+                    hint:
+                        "release sandboxes, ask for less, or have the namespace's ResourceQuota or LimitRange changed"
+                            .into(),
+                }
+            }
             403 if said.contains("PodSecurity") => unavailable(
                 "the namespace has to admit pods of level `baseline`: label `pod-security.kubernetes.io/enforce`",
             ),
-            403 => unavailable("docs/guides/kubernetes.md lists the rights that the server needs, and what else may refuse"),
+            403 => unavailable(
+                "docs/guides/kubernetes.md lists the rights that the server needs, and what else may refuse",
+            ),
             404 if said.starts_with("namespaces ") => BackendError::NotFound {
                 what: format!("the namespace ({said})"),
                 hint: "make it, or name another: setting `k8s.namespace`".into(),

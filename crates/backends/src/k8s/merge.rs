@@ -64,7 +64,9 @@ pub(super) fn let_through(asked: &Value, allowed: &[String]) -> Result<(), Backe
             [] => "none".to_owned(),
             some => some.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", "),
         };
-        return refuse(format!("`{path}` is none of the fields that users may give here: {list} (setting `k8s.pod_template_fields`)"));
+        return refuse(format!(
+            "`{path}` is none of the fields that users may give here: {list} (setting `k8s.pod_template_fields`)"
+        ));
     }
     // By its labels a pod is ours, and shut off from the network.
     let ours = |map: &Map<String, Value>| map.keys().find(|key| key.starts_with("csb.")).cloned();
@@ -97,7 +99,10 @@ mod tests {
     fn a_user_gives_what_is_allowed_and_nothing_else() {
         let allowed = ["spec.nodeSelector".to_owned(), "metadata.labels".to_owned()];
         let check = |asked: Value| let_through(&asked, &allowed).map_err(|error| error.to_string());
-        assert_eq!(check(json!({ "spec": { "nodeSelector": { "a": "b" } }, "metadata": { "labels": { "t": "1" } } })), Ok(()));
+        assert_eq!(
+            check(json!({ "spec": { "nodeSelector": { "a": "b" } }, "metadata": { "labels": { "t": "1" } } })),
+            Ok(())
+        );
         for (bad, named) in [
             (json!({ "spec": { "hostNetwork": true } }), "spec.hostNetwork"),
             (json!({ "spec": { "serviceAccountName": "admin" } }), "spec.serviceAccountName"),

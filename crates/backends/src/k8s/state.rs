@@ -46,13 +46,18 @@ fn stuck(image: &str, reason: &str, message: Option<&String>) -> Option<BackendE
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => {
             Some(BackendError::NotFound {
                 what: format!("image `{image}` ({said})"),
-                hint: "name an image that the cluster's nodes can pull; pull secrets belong into the operator's template".into(),
+                hint:
+                    "name an image that the cluster's nodes can pull; pull secrets belong into the operator's template"
+                        .into(),
             })
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Some(BackendError::Unavailable {
-            what: format!("the node's runtime starts no container of image `{image}`: {said}"),
-            hint: "is it an image of the node's architecture, and does the operator's template fit the runtime?".into(),
-        }),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(BackendError::Unavailable {
+                what: format!("the node's runtime starts no container of image `{image}`: {said}"),
+                hint: "is it an image of the node's architecture, and does the operator's template fit the runtime?"
+                    .into(),
+            })
+        }
         _ => None,
     }
 }
@@ -152,10 +157,12 @@ mod tests {
     #[test]
     fn no_room_is_waited_for_and_named() {
         let message = "0/3 nodes are available: 3 Insufficient memory.";
-        let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
-        check(json!({ "phase": "Pending", "conditions": [condition] }), |s| {
-            matches!(s, State::Coming(Some(Wait::Node(why))) if why.contains("Insufficient memory"))
-        });
+        let condition =
+            json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
+        check(
+            json!({ "phase": "Pending", "conditions": [condition] }),
+            |s| matches!(s, State::Coming(Some(Wait::Node(why))) if why.contains("Insufficient memory")),
+        );
     }
 
     #[test]

@@ -82,7 +82,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/version", get(async || Json(json!({ "major": "1", "minor": "33", "gitVersion": "v1.33.0-csb-test" }))))
         .route("/readyz", get(async || "ok"))
         .route("/api/v1/namespaces", get(async |s, q| list(s, "namespaces", "", q).await))
-        .route("/api/v1/namespaces/{ns}", get(async |s: State<Arc<Shared>>, Path(name): Path<String>| read(&s, "namespaces", "", &name)))
+        .route(
+            "/api/v1/namespaces/{ns}",
+            get(async |s: State<Arc<Shared>>, Path(name): Path<String>| read(&s, "namespaces", "", &name)),
+        )
         .route("/api/v1/pods", get(async |s, q| list(s, "pods", "", q).await))
         .route(
             "/api/v1/namespaces/{ns}/pods",
@@ -104,10 +107,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         )
         .route(
             "/apis/networking.k8s.io/v1/namespaces/{ns}/networkpolicies/{name}",
-            get(async |s: State<Arc<Shared>>, Path((ns, name)): Path<(String, String)>| read(&s, "networkpolicies", &ns, &name))
-                .delete(async |s: State<Arc<Shared>>, Path((ns, name)): Path<(String, String)>| {
-                    Ok::<_, Refusal>(Json(s.store.remove("networkpolicies", &ns, &name)?))
-                }),
+            get(async |s: State<Arc<Shared>>, Path((ns, name)): Path<(String, String)>| {
+                read(&s, "networkpolicies", &ns, &name)
+            })
+            .delete(async |s: State<Arc<Shared>>, Path((ns, name)): Path<(String, String)>| {
+                Ok::<_, Refusal>(Json(s.store.remove("networkpolicies", &ns, &name)?))
+            }),
         )
         .fallback(async || Refusal::new(404, "NotFound", "the server could not find the requested resource"))
         .layer(middleware::from_fn_with_state(shared.clone(), guard));
@@ -132,7 +137,8 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
             let what = "pods is forbidden: User \"csb\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"";
             Refusal::new(403, "Forbidden", what).into_response()
         }
-        code => Refusal::new(code, "ServiceUnavailable", "the server is currently unable to handle the request").into_response(),
+        code => Refusal::new(code, "ServiceUnavailable", "the server is currently unable to handle the request")
+            .into_response(),
     }
 }
 
@@ -157,7 +163,14 @@ async fn disturb(State(shared): State<Arc<Shared>>, Path(words): Path<Vec<String
             shared.kubelet.lost.store(true, Ordering::Relaxed);
             for (namespace, name) in shared.store.names("pods") {
                 let message = "Taint manager: deleting due to NoExecute taint";
-                shared.store.set_condition(&namespace, &name, "DisruptionTarget", true, "DeletionByTaintManager", message);
+                shared.store.set_condition(
+                    &namespace,
+                    &name,
+                    "DisruptionTarget",
+                    true,
+                    "DeletionByTaintManager",
+                    message,
+                );
                 mark(&shared, &namespace, &name)?;
             }
         }
@@ -185,14 +198,22 @@ fn discovery(version: &str) -> Value {
 }
 
 fn kind_of(resource: &str) -> (&'static str, &'static str) {
-    RESOURCES.iter().find(|(name, ..)| *name == resource).map_or(("v1", "Unknown"), |(_, version, kind, _)| (version, kind))
+    RESOURCES
+        .iter()
+        .find(|(name, ..)| *name == resource)
+        .map_or(("v1", "Unknown"), |(_, version, kind, _)| (version, kind))
 }
 
 fn read(shared: &Shared, resource: &str, namespace: &str, name: &str) -> Answer {
     Ok(Json(shared.store.get(resource, namespace, name)?).into_response())
 }
 
-async fn list(State(shared): State<Arc<Shared>>, resource: &'static str, namespace: &str, Query(words): Query<Words>) -> Answer {
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    resource: &'static str,
+    namespace: &str,
+    Query(words): Query<Words>,
+) -> Answer {
     let word = |name: &str| words.get(name).cloned().unwrap_or_default();
     let selector = word("labelSelector");
     if matches!(word("watch").as_str(), "true" | "1") {
@@ -201,7 +222,8 @@ async fn list(State(shared): State<Arc<Shared>>, resource: &'static str, namespa
     let (items, version) = shared.store.list(resource, namespace, &selector);
     let (api, kind) = kind_of(resource);
     let metadata = json!({ "resourceVersion": version.to_string() });
-    Ok(Json(json!({ "apiVersion": api, "kind": format!("{kind}List"), "metadata": metadata, "items": items })).into_response())
+    Ok(Json(json!({ "apiVersion": api, "kind": format!("{kind}List"), "metadata": metadata, "items": items }))
+        .into_response())
 }
 
 /// A stream of what happens, a JSON object a line.
@@ -211,9 +233,7 @@ fn watching(shared: Arc<Shared>, resource: &'static str, namespace: String, word
     let patience = Duration::from_secs(word("timeoutSeconds").parse().unwrap_or(300));
     let mut version = word("resourceVersion").parse::<u64>().unwrap_or(0);
     let (sender, receiver) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(64);
-    let line = |kind: &str, object: &Value| {
-        Ok(Bytes::from(format!("{}\n", json!({ "type": kind, "object": object }))))
-    };
+    let line = |kind: &str, object: &Value| Ok(Bytes::from(format!("{}\n", json!({ "type": kind, "object": object }))));
     tokio::spawn(async move {
         let (mut news, mut lapses) = (shared.store.news(), shared.faults.lapses.subscribe());
         let end = tokio::time::sleep(patience);
@@ -324,7 +344,8 @@ async fn delete_pod(
     {
         return Err(Refusal::stale("pods", &name));
     }
-    let asked = options["gracePeriodSeconds"].as_u64().or(words.get("gracePeriodSeconds").and_then(|text| text.parse().ok()));
+    let asked =
+        options["gracePeriodSeconds"].as_u64().or(words.get("gracePeriodSeconds").and_then(|text| text.parse().ok()));
     let grace = asked.or(pod["spec"]["terminationGracePeriodSeconds"].as_u64()).unwrap_or(30);
     if grace == 0 {
         // At once, whatever its node says; that hears of it.

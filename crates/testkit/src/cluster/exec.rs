@@ -37,7 +37,11 @@ pub(super) fn container(pod: &Value, asked: &str) -> Result<String, Refusal> {
     let all = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
     match all.into_iter().find(|one| one["name"] == wanted) {
         Some(one) if !one["state"]["running"].is_null() => Ok(wanted.to_owned()),
-        Some(_) => Err(Refusal::new(500, "InternalError", format!("unable to upgrade connection: container not found (\"{wanted}\")"))),
+        Some(_) => Err(Refusal::new(
+            500,
+            "InternalError",
+            format!("unable to upgrade connection: container not found (\"{wanted}\")"),
+        )),
         None => Err(Refusal::new(400, "BadRequest", format!("container {wanted} is not valid for pod {name}"))),
     }
 }

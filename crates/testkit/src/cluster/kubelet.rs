@@ -168,7 +168,9 @@ impl Work {
         }
         let statuses: Vec<Value> = running.iter().map(|(container, _)| self.running(container)).collect();
         self.shared.store.set_condition(&self.namespace, &self.name, "Ready", true, "", "");
-        self.status(json!({ "phase": "Running", "containerStatuses": statuses, "podIP": "10.0.0.2", "startTime": now() }));
+        self.status(
+            json!({ "phase": "Running", "containerStatuses": statuses, "podIP": "10.0.0.2", "startTime": now() }),
+        );
         let mut ended = Vec::new();
         let mut failed = false;
         for (container, child) in running {

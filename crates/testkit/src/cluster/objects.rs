@@ -92,7 +92,9 @@ pub(super) fn requested(pod: &Value) -> u64 {
 pub(super) fn class(pod: &Value) -> &'static str {
     let whole = |one: &Value| {
         let of = |name: &str| (&one["resources"]["limits"][name], &one["resources"]["requests"][name]);
-        [of("memory"), of("cpu")].iter().all(|(limit, request)| !limit.is_null() && (limit == request || request.is_null()))
+        [of("memory"), of("cpu")]
+            .iter()
+            .all(|(limit, request)| !limit.is_null() && (limit == request || request.is_null()))
     };
     let any = |one: &Value| one["resources"].as_object().is_some_and(|fields| !fields.is_empty());
     match (containers(pod).all(whole), containers(pod).any(any)) {
@@ -110,8 +112,9 @@ pub(super) fn check(pod: &Value) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
         return Err(invalid("metadata.name: Invalid value: a lowercase RFC 1123 subdomain is required".into()));
     }
-    serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pod.clone())
-        .map_err(|error| Refusal::new(400, "BadRequest", format!("Pod in version \"v1\" cannot be handled as a Pod: {error}")))?;
+    serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pod.clone()).map_err(|error| {
+        Refusal::new(400, "BadRequest", format!("Pod in version \"v1\" cannot be handled as a Pod: {error}"))
+    })?;
     let volumes: Vec<&str> =
         pod["spec"]["volumes"].as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
     for one in containers(pod) {
@@ -149,7 +152,9 @@ pub(super) fn patch(object: &mut Value, patch: &Value, strategic: bool) {
                 }
             }
         }
-        (Value::Array(list), Value::Array(changes)) if strategic && changes.iter().all(|one| one["name"].is_string()) => {
+        (Value::Array(list), Value::Array(changes))
+            if strategic && changes.iter().all(|one| one["name"].is_string()) =>
+        {
             for change in changes {
                 match list.iter_mut().find(|one| one["name"] == change["name"]) {
                     Some(one) => self::patch(one, change, strategic),

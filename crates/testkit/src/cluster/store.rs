@@ -216,7 +216,15 @@ impl Store {
     }
 
     /// Sets a condition of a pod.
-    pub(super) fn set_condition(&self, namespace: &str, name: &str, kind: &str, state: bool, reason: &str, message: &str) {
+    pub(super) fn set_condition(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: &str,
+        state: bool,
+        reason: &str,
+        message: &str,
+    ) {
         let condition = json!({
             "type": kind, "status": if state { "True" } else { "False" }, "reason": reason, "message": message,
             "lastTransitionTime": now(),
