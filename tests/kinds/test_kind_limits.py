@@ -79,6 +79,20 @@ def test_limits_change_while_it_lives(way: Way, ann: Api) -> None:
     assert ann("GET", f"/sandboxes/{box}/stats").json()["pids_limit"] == 100
 
 
+def test_a_limit_below_what_is_used_is_refused_with_the_reason(way: Way, ann: Api) -> None:
+    """Control groups of version 2 take it, and kill."""
+    way.needs("live_limits")
+    box = way.create(ann, resources={"memory": "400Mi"})
+    holds = "import time; held = b'x' * (200 << 20); print('held', flush=True); time.sleep(600)"
+    ann.until_said(box, ann.start(box, ["python3", "-c", holds]), "held")
+    answer = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "96Mi"}})
+    if answer.status_code != 200:
+        refused(answer, 409, "sandbox_limit")
+        assert "memory" in answer.json()["error"]["message"]
+        assert ann("GET", f"/sandboxes/{box}/stats").json()["memory_limit"] == 400 * MIB
+    assert works(ann, box)
+
+
 def test_a_processor_is_shared_out(way: Way, ann: Api) -> None:
     box = way.create(ann, resources={"cpu": 0.2})
     ann.start(box, "while :; do :; done")

@@ -7,8 +7,10 @@ reason. `process`, `vfs`, `remote` and, for root, `hardened` are never skipped.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import docker_engine
@@ -30,6 +32,7 @@ class Host:
         self.servers: list[Server] = []
         self.engine = ""
         self.cluster: kube_cluster.Cluster | kube_cluster.Theirs | None = None
+        self.gvisor = ""
         self.warmed: set[str] = set()
         self.main: Server | None = None
         self.other: Far | None = None
@@ -56,6 +59,13 @@ class Host:
                     pytest.skip("the cluster that stands in for one needs root, and to be built (csb-testkit)")
                 self.cluster = kube_cluster.start()
             return self.cluster.settings()
+        if kind == "gvisor":
+            if not self.gvisor:
+                found = shutil.which("runsc") or unpacked("runsc")
+                if not found:
+                    pytest.skip("there is no runsc, and Debian's package of it cannot be had")
+                self.gvisor = os.path.dirname(found)
+            return {"PATH": f"{self.gvisor}:{os.environ['PATH']}"}
         if kind == "remote":
             if self.other is None:
                 self.other = Far()
@@ -109,8 +119,9 @@ class Way:
     """One kind, with a server that has it."""
 
     def __init__(self, host: Host, kind: str) -> None:
-        self.host, self.kind = host, kind
+        self.host, self.name = host, kind
         self.declared = KINDS[kind]
+        self.kind = self.declared.kind or kind
         self.server = host.warm(host.server(kind), kind)
 
     def lacks(self, capability: str) -> bool:
@@ -128,7 +139,7 @@ class Way:
 
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""
-        return self.host.warm(self.host.start(**self.host.settings(self.kind)), self.kind)
+        return self.host.warm(self.host.start(**self.host.settings(self.name)), self.name)
 
     def request(self, **body: Any) -> dict[str, Any]:
         """A request for a sandbox of the kind."""
@@ -138,9 +149,18 @@ class Way:
         return api.create(**self.request(**body))
 
 
+def unpacked(package: str) -> str | None:
+    """A program of a newer Debian's package, which is not installed."""
+    place = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "unpacked"
+    place.mkdir(parents=True, exist_ok=True)
+    script = ROOT / "scripts" / "unpacked.sh"
+    done = subprocess.run([script, place, "trixie", package], capture_output=True, text=True)
+    return shutil.which(package, path=Path(done.stdout.strip()) / "usr" / "bin") if done.returncode == 0 else None
+
+
 def available(host: Host, kind: str) -> None:
     """Skips, or fails, where there is no such kind here."""
-    why = host.why_not(kind)
+    why = host.why_not(KINDS[kind].kind or kind)
     # A kind that another program makes is switched on by where that program is.
     if why and kind in ("docker", "k8s", "remote"):
         listed = host.server(kind).api("kinds")("GET", "/kinds").json()["items"]

@@ -57,7 +57,6 @@ impl Host {
                 self.half.greet();
             }
             self.tell_exits();
-            self.half.sweep();
             let seen = self.half.turn(None, None::<Duration>)?;
             if seen.conn {
                 while let Some((bytes, fds)) = self.half.next_packet()? {
@@ -234,8 +233,8 @@ impl Host {
         let Self { exits, half, .. } = self;
         exits.retain(|exec, (frame, at)| {
             let behind = |flow: Flow, at: u64| {
-                let incoming = half.flows.get(&flow).and_then(|ends| ends.incoming.as_ref());
-                incoming.is_some_and(|incoming| !incoming.is_broken() && incoming.written() < at)
+                let ends = half.flows.get(&flow).filter(|ends| !ends.stalled);
+                ends.and_then(|ends| ends.incoming.as_ref()).is_some_and(|incoming| incoming.written() < at)
             };
             let waits = behind(Flow::Out(exec.clone()), at[0]) || behind(Flow::Err(exec.clone()), at[1]);
             if !waits {
