@@ -16,6 +16,8 @@ class Declared:
     options: Callable[[], dict[str, Any]] = dict
     # As the API calls it, where that is not its name here.
     kind: str = ""
+    # Who goes past its memory or processes loses the sandbox, not a command: the limit is one of its kernel's.
+    ends_at_limits: bool = False
 
 
 KINDS = {
@@ -26,6 +28,6 @@ KINDS = {
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
     "k8s": Declared(frozenset({"pause", "disk", "pids_limit"}), lambda: {"workDir": "/workspace"}),
-    "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci"),
+    "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci", ends_at_limits=True),
     "remote": Declared(),
 }

@@ -132,6 +132,11 @@ class Way:
         if self.lacks(capability):
             pytest.skip(f"`{self.kind}` declares that it has no {capability}")
 
+    def outlives_its_limits(self) -> None:
+        """Ends a test of what comes after."""
+        if self.declared.ends_at_limits:
+            pytest.skip(f"`{self.name}` declares that it has no life past its limits")
+
     def limits(self, **limits: Any) -> dict[str, Any]:
         """`resources` of a request, without what this kind cannot limit."""
         needs = {"disk": "disk_limit", "pids": "pids_limit"}

@@ -28,7 +28,12 @@ impl Port {
 
     /// The next packet; none when the peer is gone. May be dropped while it waits.
     pub(crate) async fn recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        self.0.async_io(Interest::READABLE, Conn::recv).await
+        self.0.async_io(Interest::READABLE, last_words).await
+    }
+
+    /// The next packet that is there; `WouldBlock` where there is none.
+    pub(crate) fn try_recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        last_words(self.0.get_ref())
     }
 
     /// Sends a packet, or says `WouldBlock`.
@@ -44,5 +49,30 @@ impl Port {
                 done => return done,
             }
         }
+    }
+}
+
+/// Of a peer that died with something of ours unread the kernel says that first, once, and then hands out what the peer had sent
+/// (unix(7)): why an init could not go on, above all.
+fn last_words(conn: &Conn) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    match conn.recv() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => conn.recv(),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_died_is_heard_though_it_read_nothing() {
+        let (ours, theirs) = Conn::pair().unwrap();
+        let port = Port::new(ours).unwrap();
+        port.send(b"a plan that nobody reads", &[]).await.unwrap();
+        theirs.send(b"why not", &[]).unwrap();
+        drop(theirs);
+        assert_eq!(port.recv().await.unwrap().unwrap().0, b"why not");
+        assert!(port.recv().await.unwrap().is_none());
     }
 }

@@ -71,9 +71,10 @@ impl Kind {
                 &[(Capability::Disk, "a `vfs` sandbox is in memory only; `process` has a disk")],
             ),
             Self::Docker => ("a container of a Docker Engine, with its namespaces, control group and filter", &[]),
-            Self::Oci => {
-                ("a container of runc or crun, without an engine, with namespaces, control group and our filter", &[])
-            }
+            Self::Oci => (
+                "a container of runc, crun or gVisor's runsc, without an engine, with namespaces, control group and our filter",
+                &[],
+            ),
             Self::K8s => (
                 "a pod of a Kubernetes cluster: a container of its node's runtime, or what its runtime class says, with a network \
                  policy that lets nothing through and our filter",
