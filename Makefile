@@ -1,6 +1,7 @@
 # make run    builds and serves on 127.0.0.1:8080      make build   the release program
 # make test   installs what tests need, runs them all   make lint    formatting, clippy, licenses
 # make bench  measures beside other sandboxes           make help    this text
+# make test-k8s  kind `k8s` on the cluster of KUBECONFIG
 # make test-vm  the engine's tests in a virtual machine  make fuzz SECONDS=60  each fuzz target for so long
 # make soak MINUTES=60  random use and accidents, then a count of what is left
 #
@@ -11,7 +12,7 @@ ADDR ?= 127.0.0.1:8080
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CSB := $(TARGET)/release/csb
 
-.PHONY: help run build test test-vm fuzz soak bench lint
+.PHONY: help run build test test-k8s test-vm fuzz soak bench lint
 help:
 	@sed -n 's/^# \?//p;/^$$/q' Makefile
 
@@ -31,6 +32,13 @@ test:
 	scripts/fuzz.sh 3
 	scripts/test-typescript.sh
 	scripts/test-python.sh
+
+# The conformance suite in pods of a real cluster; see docs/guides/kubernetes.md.
+test-k8s:
+	@[ -n "$$KUBECONFIG" ] || { echo "error: KUBECONFIG names no cluster" >&2; exit 2; }
+	@[ -n "$$CSB_TEST_PROGRAM_IMAGE" ] || { echo "error: CSB_TEST_PROGRAM_IMAGE names no image with csb (docs/guides/kubernetes.md)" >&2; exit 2; }
+	@scripts/prerequisites.sh test
+	CSB_TEST_KUBECONFIG=$$KUBECONFIG CSB_KINDS=k8s scripts/test-python.sh tests/kinds -k 'k8s and not kubernetes'
 
 # The engine's tests on another kernel, with cgroup v2 alone; see docs/guides/testing.md.
 test-vm:

@@ -74,7 +74,7 @@ echo "== Python SDK: ruff, mypy"
 
 suites=(tests/e2e tests/api tests/kinds tests/real)
 if [ -z "${CSB_BIN:-}" ]; then
-    cargo build --quiet -p csb
+    cargo build --quiet -p csb -p csb-testkit
     export CSB_BIN=$target/debug/csb
 fi
 asked=

@@ -25,7 +25,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret that only this test knows, 32 bytes or more"
 # Not this program's settings: what a developer's shell may hold must not reach the server under test.
-FOREIGN = ("CSB_", "POOL_", "JWT_", "SANDBOX_", "CLOUD_SANDBOX_", "REMOTE_")
+FOREIGN = ("CSB_", "POOL_", "JWT_", "SANDBOX_", "CLOUD_SANDBOX_", "REMOTE_", "KUBE")
 
 
 def program() -> str:

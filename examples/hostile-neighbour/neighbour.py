@@ -121,7 +121,7 @@ class Arena:
 
     @contextlib.contextmanager
     def sandbox_of(self, user: str) -> Iterator[Sandbox]:
-        limits = {name: limit for name, limit in LIMITS.items() if name != "disk" or "disk_limit" not in self.cannot}
+        limits = {name: limit for name, limit in LIMITS.items() if f"{name}_limit" not in self.cannot}
         with (
             Client(self.server, user_id=user) as client,
             Sandbox.create(client=client, sandbox=self.kind, resources=limits, timeout=900) as sandbox,

@@ -27,6 +27,7 @@ KINDS = {
     "local": Declared(options=lambda: {"workDir": f"kinds-{next(numbers)}"}),
     "docker": Declared(options=lambda: {"image": "csb-kinds:latest", "workDir": "/workspace"}),
     "oci": Declared(),
+    "k8s": Declared(frozenset({"pause", "disk", "pids_limit"}), lambda: {"workDir": "/workspace"}),
     "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci", ends_at_limits=True),
     "microvm": Declared(),
     "remote": Declared(),

@@ -27,7 +27,8 @@ def test_a_sandbox_is_what_was_asked_for(way: Way, ann: Api) -> None:
     ann.made.append(view["sandbox_id"])
     resources = view["resources"]
     assert (view["kind"], view["metadata"], view["hostname"]) == (way.kind, {"run": "7"}, "named")
-    assert (resources["memory"], resources["cpu"], resources["pids"]) == (200 * MIB, 0.5, 77)
+    assert (resources["memory"], resources["cpu"]) == (200 * MIB, 0.5)
+    assert way.lacks("pids_limit") or resources["pids"] == 77
     assert way.lacks("disk_limit") or resources["disk"] == 20 * MIB
     assert (view["state"], view["user_id"]) == ("running", "ann")
     assert ann("GET", f"/sandboxes/{view['sandbox_id']}").json() == view
@@ -65,7 +66,7 @@ def test_a_signal_ends_a_command(box: str, ann: Api) -> None:
 def test_a_timeout_ends_a_command_and_all_it_started(box: str, ann: Api) -> None:
     done = ann.run(box, "(while :; do sleep 0.1; done) & sleep 600", timeout=1)
     assert (done["exit_code"], done["killed_by"]) == (137, "timeout")
-    assert int(ann.run(box, "ls -d /proc/[0-9]* | wc -l")["stdout"]) < 8
+    assert int(ann.run(box, "ls -d /proc/[0-9]* | wc -l")["stdout"]) < 10
 
 
 def test_variables_and_the_directory_of_a_command(box: str, ann: Api) -> None:

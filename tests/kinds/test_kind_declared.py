@@ -39,7 +39,7 @@ def test_what_is_not_here_is_refused_with_the_reason_that_is_listed(host: Host) 
             # An engine that may answer later, or a runtime that is not installed, is no lack of the server.
             status, code = CODES.get(answer.status_code, (501, "unsupported"))
             assert kind["why_not"] in refused(answer, status, code)
-    refused(api("POST", "/sandboxes", json={"sandbox": {"kind": "k8s"}}), 501, "unsupported")
+    refused(api("POST", "/sandboxes", json={"sandbox": {"kind": "microvm"}}), 501, "unsupported")
     refused(api("POST", "/sandboxes", json={"sandbox": {"kind": "chroot"}}), 400, "invalid_request")
 
 
@@ -51,6 +51,7 @@ def test_what_it_declares_that_it_cannot_it_refuses_with_the_reason(way: Way, an
         "live_limits": lambda: ann("PATCH", f"/sandboxes/{box}", json={"resources": {"pids": 99}}),
         "pty": lambda: ann("POST", f"/sandboxes/{box}/execs", json={"command": "true", "pty": {"cols": 9, "rows": 9}}),
         "disk_limit": lambda: ann("POST", "/sandboxes", json=way.request(resources={"disk": "20Mi"})),
+        "pids_limit": lambda: ann("POST", "/sandboxes", json=way.request(resources={"pids": 99})),
         "disk": lambda: ann("POST", "/sandboxes", json=way.request(storage="disk")),
     }
     # What cannot be tried without killing the server is tried by the test of it.
@@ -60,7 +61,7 @@ def test_what_it_declares_that_it_cannot_it_refuses_with_the_reason(way: Way, an
 
 def test_options_of_other_kinds_are_refused_by_name(way: Way, ann: Api) -> None:
     kinds = listed(ann)
-    values = {"enforceBoundary": True, "memoryOnly": True, "allowPaths": ["/usr"]}
+    values = {"enforceBoundary": True, "memoryOnly": True, "allowPaths": ["/usr"], "podTemplate": {}, "resources": {}}
     for option in {option for kind in kinds.values() for option in kind["options"]} - set(kinds[way.kind]["options"]):
         body = way.request()
         body["sandbox"][option] = values.get(option, "x")

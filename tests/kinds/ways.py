@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import docker_engine
+import kube_cluster
 import pytest
 from declared import KINDS
 
@@ -32,6 +33,7 @@ class Host:
     def __init__(self) -> None:
         self.servers: list[Server] = []
         self.engine = ""
+        self.cluster: kube_cluster.Cluster | kube_cluster.Theirs | None = None
         self.gvisor = ""
         self.warmed: set[str] = set()
         self.main: Server | None = None
@@ -53,6 +55,13 @@ class Host:
                 self.engine = started.stdout.strip()
                 docker_engine.add_image(self.engine)
             return {"DOCKER_HOST": self.engine}
+        if kind == "k8s":
+            if self.cluster is None:
+                theirs = os.environ.get("CSB_TEST_KUBECONFIG")
+                if not theirs and (os.geteuid() != 0 or not kube_cluster.stand_in().exists()):
+                    pytest.skip("the cluster that stands in for one needs root, and to be built (csb-testkit)")
+                self.cluster = kube_cluster.start()
+            return self.cluster.settings()
         if kind == "gvisor":
             if not self.gvisor:
                 found = shutil.which("runsc") or unpacked("runsc")
@@ -116,6 +125,8 @@ class Host:
         # The one that others lean on, last.
         for server in sorted(self.servers, key=lambda one: one is self.other):
             server.stop()
+        if self.cluster:
+            self.cluster.stop()
         if self.engine:
             directory = os.path.dirname(self.engine.removeprefix("unix://"))
             subprocess.run([ROOT / "scripts" / "docker.sh", "stop", directory], check=True)
@@ -145,7 +156,8 @@ class Way:
 
     def limits(self, **limits: Any) -> dict[str, Any]:
         """`resources` of a request, without what this kind cannot limit."""
-        return {name: limit for name, limit in limits.items() if name != "disk" or not self.lacks("disk_limit")}
+        needs = {"disk": "disk_limit", "pids": "pids_limit"}
+        return {name: limit for name, limit in limits.items() if name not in needs or not self.lacks(needs[name])}
 
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""
@@ -172,7 +184,7 @@ def available(host: Host, kind: str) -> None:
     """Skips, or fails, where there is no such kind here."""
     why = host.why_not(KINDS[kind].kind or kind)
     # A kind that another program makes is switched on by where that program is.
-    if why and kind in ("docker", "remote", "microvm"):
+    if why and kind in ("docker", "k8s", "microvm", "remote"):
         listed = host.server(kind).api("kinds")("GET", "/kinds").json()["items"]
         why = next(one["why_not"] or "" for one in listed if one["name"] == kind)
     if why and kind in MUST:

@@ -89,6 +89,14 @@ pub struct CapabilitiesView {
     pub disk: bool,
     /// A limit of the bytes and files that it may write, and a count of them.
     pub disk_limit: bool,
+    /// A limit of its processes.
+    #[serde(default = "yes")]
+    pub pids_limit: bool,
+}
+
+/// Of a server that does not know of it: all its kinds have it.
+fn yes() -> bool {
+    true
 }
 
 impl KindView {
@@ -109,6 +117,7 @@ impl KindView {
                 adopt: can(Capability::Adopt),
                 disk: can(Capability::Disk),
                 disk_limit: can(Capability::DiskLimit),
+                pids_limit: can(Capability::PidsLimit),
             },
             cannot: declaration.cannot.iter().map(|(lacking, why)| (lacking.name().into(), (*why).into())).collect(),
             options: kind.options().map(Into::into).collect(),

@@ -36,6 +36,7 @@ impl From<Kind> for KindName {
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
             Kind::Microvm => Self::Microvm,
+            Kind::K8s => Self::K8s,
             Kind::Remote => Self::Remote,
         }
     }
@@ -78,7 +79,7 @@ pub struct SandboxKindRequest {
     /// Kind; default: the server's, `process` where it has no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<KindName>,
-    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`: where commands start.
+    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`, `k8s`: where commands start.
     #[serde(default, rename = "workDir", alias = "work_dir", skip_serializing_if = "Option::is_none")]
     pub work_dir: Option<String>,
     /// `local`: always true.
@@ -90,7 +91,7 @@ pub struct SandboxKindRequest {
     /// `vfs`: always true.
     #[serde(default, rename = "memoryOnly", alias = "memory_only", skip_serializing_if = "Option::is_none")]
     pub memory_only: Option<bool>,
-    /// `docker`: an image.
+    /// `docker`, `k8s`: an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// `docker`: the container's network; default `none`.
@@ -108,13 +109,22 @@ pub struct SandboxKindRequest {
     /// As `resources.cpu`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpus>,
-    /// `k8s`.
+    /// `k8s`: the pod's namespace, of those that the server allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// `k8s`.
+    /// `k8s`: a runtime class, of those that the server allows.
+    #[serde(
+        default,
+        rename = "runtimeClassName",
+        alias = "runtime_class_name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub runtime_class_name: Option<String>,
+    /// `k8s`: fields that the pod shall have besides (`metadata`, `spec`), of those that the server allows.
     #[serde(default, rename = "podTemplate", alias = "pod_template", skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<serde_json::Value>,
-    /// `k8s`.
+    /// `k8s`: `limits` and `requests`, each with `memory` and `cpu`. `limits` are as `resources.memory` and `resources.cpu`,
+    /// which are stronger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<serde_json::Value>,
 }
@@ -142,15 +152,11 @@ impl SandboxKindRequest {
                 return Err(Invalid { code: ErrorCode::Unsupported, message });
             }
         };
-        for (option, given) in [
-            ("namespace", self.namespace.is_some()),
-            ("podTemplate", self.pod_template.is_some()),
-            ("resources", self.resources.is_some()),
-        ] {
-            if given {
-                return Err(SpecError::Option { option, kind: kind.name() }.into());
-            }
+        // Refused before it is read: it may be anything.
+        if self.resources.is_some() && kind != Kind::K8s {
+            return Err(SpecError::Option { option: "resources", kind: kind.name() }.into());
         }
+        let requests = self.pod_resources()?.requests;
         let endpoints = match self.endpoint.clone() {
             None => vec![],
             Some(Endpoints::One(one)) => vec![one],
@@ -164,10 +170,36 @@ impl SandboxKindRequest {
             image: self.image.clone(),
             network_mode: self.network_mode.clone(),
             runtime: self.runtime.clone(),
+            namespace: self.namespace.clone(),
+            runtime_class: self.runtime_class_name.clone(),
+            pod_template: self.pod_template.as_ref().map(serde_json::Value::to_string),
+            request_memory: requests.memory.map(|bytes| bytes.0),
+            request_cpu_milli: requests.cpu.map(|cpus| cpus.milli),
             endpoints,
         };
         Ok((kind, options))
     }
+
+    /// `resources` of a pod.
+    fn pod_resources(&self) -> Result<PodResources, Invalid> {
+        let Some(given) = &self.resources else { return Ok(PodResources::default()) };
+        PodResources::deserialize(given).map_err(|error| Invalid::new(format!("sandbox.resources: {error}")))
+    }
+}
+
+/// `resources` of a pod's container.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PodResources {
+    limits: PodAmounts,
+    requests: PodAmounts,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PodAmounts {
+    memory: Option<Bytes>,
+    cpu: Option<Cpus>,
 }
 
 /// Limits; what is absent keeps its default (in PATCH: its value).
@@ -360,8 +392,15 @@ impl SandboxRequest {
             }
         };
         let mut resources = self.resources.unwrap_or_default();
-        resources.memory = resources.memory.or(asked.memory);
-        resources.cpu = resources.cpu.or(asked.cpu);
+        let pod = asked.pod_resources()?.limits;
+        resources.memory = resources.memory.or(asked.memory).or(pod.memory);
+        resources.cpu = resources.cpu.or(asked.cpu).or(pod.cpu);
+        if let (Some(_), Some(why)) = (resources.pids, kind.lacks(Capability::PidsLimit)) {
+            return Err(unsupported(format!(
+                "a sandbox of kind `{}` has no limit of its processes: {why}",
+                kind.name()
+            )));
+        }
         if let (true, Some(why)) = (resources.limits_disk(), kind.lacks(Capability::DiskLimit)) {
             return Err(unsupported(format!("a sandbox of kind `{}` has no limit of its disk: {why}", kind.name())));
         }
@@ -612,7 +651,17 @@ mod tests {
             (r#"{"resources":{"memory":"1"}}"#, "invalid_request: resources: memory = 1 is impossible"),
             (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
             (r#"{"resources":{"pids":-1}}"#, "invalid value"),
-            (r#"{"sandbox":{"kind":"k8s","namespace":"a"}}"#, "unsupported: sandbox kind `k8s`"),
+            (r#"{"sandbox":{"kind":"microvm"}}"#, "unsupported: sandbox kind `microvm`"),
+            (
+                r#"{"sandbox":{"kind":"process","namespace":"a"}}"#,
+                "option `namespace` is none of sandbox kind `process`",
+            ),
+            (r#"{"sandbox":{"kind":"oci","resources":7}}"#, "option `resources` is none of sandbox kind `oci`"),
+            (r#"{"sandbox":{"kind":"k8s","resources":{"limits":{"gpu":1}}}}"#, "unknown field `gpu`"),
+            (
+                r#"{"sandbox":{"kind":"k8s"},"resources":{"pids":9}}"#,
+                "unsupported: a sandbox of kind `k8s` has no limit of its processes",
+            ),
             (r#"{"sandbox":{"image":"a"}}"#, "invalid_request: option `image` is none of sandbox kind `process`"),
             (r#"{"sandbox":{"kind":"local","enforceBoundary":false}}"#, "unsupported: the boundary"),
             (r#"{"sandbox":{"kind":"chroot"}}"#, "unknown variant `chroot`"),

@@ -8,6 +8,8 @@ mod body;
 mod engine;
 mod image;
 
+pub(crate) use image::check_name as check_image;
+
 use crate::{
     Backend, BackendError, Guests, Held,
     backend::Building,

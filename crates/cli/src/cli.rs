@@ -1,11 +1,18 @@
 //! All commands as clap sees them.
 
 use crate::{
-    bench::BenchArgs, doctor::DoctorArgs, failure::Outcome, print, remote, run::RunArgs, serve::ServeArgs,
-    template::TemplateCommand, warden::WardenCommand,
+    bench::BenchArgs,
+    doctor::DoctorArgs,
+    failure::{Failure, Outcome},
+    print, remote,
+    run::RunArgs,
+    serve::ServeArgs,
+    template::TemplateCommand,
+    warden::WardenCommand,
 };
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use std::path::PathBuf;
 
 /// Run code that nobody has read, in a real sandbox.
 #[derive(Debug, Parser)]
@@ -86,6 +93,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Copy this program into a pod of kind `k8s`
+    #[command(hide = true)]
+    GuestFiles(GuestFilesArgs),
     /// Print a completion script
     #[command(after_help = "Example:\n  csb completions bash > /etc/bash_completion.d/csb")]
     Completions {
@@ -93,6 +103,31 @@ pub enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// What an init container of a pod is started with; see `csb_backends::install`.
+#[derive(Debug, Args)]
+pub struct GuestFilesArgs {
+    /// Version of the protocol that the server speaks
+    #[arg(long)]
+    protocol: u32,
+    programs: PathBuf,
+    files: PathBuf,
+    shared: PathBuf,
+}
+
+/// Copies the program.
+pub fn guest_files(args: &GuestFilesArgs) -> Outcome {
+    let own = csb_wire::VERSION;
+    if args.protocol != own {
+        let what =
+            format!("this image's `csb` speaks version {own} of the protocol, the server version {}", args.protocol);
+        return Err(
+            Failure::new(what).hint("the setting `k8s.program_image` names an image of the server's own version")
+        );
+    }
+    csb_backends::install(&args.programs, &args.files, &args.shared)
+        .map_err(|error| Failure::because("cannot copy the program that is a pod's init", &error))
 }
 
 /// Prints the script.

@@ -64,6 +64,7 @@ fn dispatch(command: Command, json: bool) -> Outcome<u8> {
         Command::Warden(command) => done(warden::warden(command, json)),
         Command::Doctor(args) => done(doctor::doctor(args, json)),
         Command::Bench(args) => done(bench::bench(args, json)),
+        Command::GuestFiles(args) => done(cli::guest_files(&args)),
         Command::Completions { shell } => done(cli::completions(shell)),
     }
 }

@@ -40,6 +40,8 @@ pub enum Kind {
     Oci,
     /// A virtual machine with a kernel of its own; needs root and QEMU
     Microvm,
+    /// A pod of a Kubernetes cluster
+    K8s,
     /// A sandbox of another server
     Remote,
 }
@@ -54,6 +56,7 @@ impl From<Kind> for csb_types::Kind {
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
             Kind::Microvm => Self::Microvm,
+            Kind::K8s => Self::K8s,
             Kind::Remote => Self::Remote,
         }
     }

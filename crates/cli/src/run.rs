@@ -74,6 +74,11 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
 
 /// What builds a kind that the warden does not.
 fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
+    if plan.sandbox.kind == Kind::K8s {
+        return Err(Failure::new("`csb run` makes no sandbox of kind `k8s`: a pod would outlive it")
+            .hint("start a server (`csb serve`), and use `csb create --kind k8s` and `csb exec`")
+            .exit(exit::NO_COMMAND));
+    }
     if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci | Kind::Microvm) {
         return Ok(vec![]);
     }

@@ -35,7 +35,7 @@ pub(crate) fn exec_plan(id: ExecId, sandbox: &SandboxSpec, exec: &ExecSpec) -> E
 /// Where commands start that are not told.
 fn home(sandbox: &SandboxSpec) -> &str {
     match sandbox.kind {
-        Kind::Docker | Kind::Oci => sandbox.options.work_dir.as_deref().unwrap_or(WORKSPACE),
+        Kind::Docker | Kind::Oci | Kind::K8s => sandbox.options.work_dir.as_deref().unwrap_or(WORKSPACE),
         _ => WORKSPACE,
     }
 }

@@ -297,10 +297,10 @@ impl Node {
             Kind::Vfs if self.inner.memory.is_none() => missing("this host has no /dev/shm in memory"),
             Kind::Vfs => Ok(()),
             Kind::Local => self.inner.locals().map(drop),
-            Kind::Docker | Kind::Oci | Kind::Microvm if self.inner.backend(kind).is_none() => {
+            Kind::Docker | Kind::Oci | Kind::Microvm | Kind::K8s if self.inner.backend(kind).is_none() => {
                 missing("this server is not set up for it")
             }
-            Kind::Docker | Kind::Oci | Kind::Microvm => Ok(()),
+            Kind::Docker | Kind::Oci | Kind::Microvm | Kind::K8s => Ok(()),
             Kind::Remote => missing("it is another server's"),
         }
     }

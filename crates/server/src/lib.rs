@@ -22,9 +22,9 @@ pub use http::openapi_json;
 use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
-use csb_backends::{Backend, Docker, Guests, Microvm, Oci};
+use csb_backends::{Backend, Docker, Guests, K8s, Microvm, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
-use csb_types::SandboxSpec;
+use csb_types::{Kind, SandboxSpec};
 use db::{Db, DbError};
 use std::{
     fs::DirBuilder,
@@ -126,10 +126,12 @@ impl Running {
 fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
     let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
     let guests = Guests::lasting(&config.data_dir).map_err(failed)?;
+    let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
     Ok(vec![
         Arc::new(Docker::new(guests.clone(), config.docker.clone())),
         Arc::new(Oci::new(guests.clone())),
         Arc::new(Microvm::new(guests, config.microvm.clone())),
+        Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
     ])
 }
 
@@ -158,7 +160,11 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let pool = PoolConfig {
         min: config.pool_min,
         max: config.pool_max,
-        spec: SandboxSpec { template: config.default_template.clone(), ..SandboxSpec::default() },
+        spec: SandboxSpec {
+            template: config.default_template.clone(),
+            kind: if config.kind == Kind::K8s { Kind::K8s } else { Kind::default() },
+            ..SandboxSpec::default()
+        },
     };
     // The node's lock on the data directory also keeps a second server away from the database.
     let node = Node::start(NodeConfig {

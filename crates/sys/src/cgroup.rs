@@ -16,11 +16,13 @@
 mod files;
 mod group;
 mod host;
+mod inside;
 mod io;
 mod root;
 
 pub use group::{Group, Limits, Usage};
 pub use host::{Controller, Hierarchy, Host, Loss, Version};
+pub use inside::inside;
 pub use io::{Device, IoLimits};
 pub use root::Root;
 

@@ -17,11 +17,14 @@ pub enum Capability {
     Disk,
     /// A limit of the bytes and files that it may write, and a count of them.
     DiskLimit,
+    /// A limit of its processes.
+    PidsLimit,
 }
 
 impl Capability {
     /// Every one.
-    pub const ALL: [Self; 6] = [Self::Pause, Self::LiveLimits, Self::Pty, Self::Adopt, Self::Disk, Self::DiskLimit];
+    pub const ALL: [Self; 7] =
+        [Self::Pause, Self::LiveLimits, Self::Pty, Self::Adopt, Self::Disk, Self::DiskLimit, Self::PidsLimit];
 
     /// As the API spells it.
     pub fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Capability {
             Self::Adopt => "adopt",
             Self::Disk => "disk",
             Self::DiskLimit => "disk_limit",
+            Self::PidsLimit => "pids_limit",
         }
     }
 }
@@ -75,6 +79,21 @@ impl Kind {
                 "a virtual machine with a kernel of its own, whose VMM has a user, a control group, namespaces and a filter of \
                  its own and no network; inside, our filter and no capability",
                 &[],
+            ),
+            Self::K8s => (
+                "a pod of a Kubernetes cluster: a container of its node's runtime, or what its runtime class says, with a network \
+                 policy that lets nothing through and our filter",
+                &[
+                    (Capability::Pause, "Kubernetes stops no pod and lets it go on"),
+                    (
+                        Capability::Disk,
+                        "a `k8s` sandbox's files are in its memory; what a pod writes to its node's disk is limited by its eviction alone",
+                    ),
+                    (
+                        Capability::PidsLimit,
+                        "a pod has no limit of processes of its own; the kubelet's `podPidsLimit` is one for all",
+                    ),
+                ],
             ),
             Self::Remote => ("that of the server that it is forwarded to", &[]),
         };

@@ -23,14 +23,25 @@ pub enum Kind {
     Oci,
     /// A virtual machine with a kernel of its own.
     Microvm,
+    /// A pod of a Kubernetes cluster.
+    K8s,
     /// A sandbox of another server.
     Remote,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 8] =
-        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::Microvm, Self::Remote];
+    pub const ALL: [Self; 9] = [
+        Self::Process,
+        Self::Hardened,
+        Self::Local,
+        Self::Vfs,
+        Self::Docker,
+        Self::Oci,
+        Self::Microvm,
+        Self::K8s,
+        Self::Remote,
+    ];
 
     /// As the API and the command line spell it.
     pub fn name(self) -> &'static str {
@@ -42,6 +53,7 @@ impl Kind {
             Self::Docker => "docker",
             Self::Oci => "oci",
             Self::Microvm => "microvm",
+            Self::K8s => "k8s",
             Self::Remote => "remote",
         }
     }
@@ -51,7 +63,8 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KindOptions {
-    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`: where commands start inside.
+    /// `local`: the directory, below the server's directory of workspaces. `docker`, `oci`, `k8s`: where commands start
+    /// inside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work_dir: Option<String>,
     /// `local`: always so; `false` is refused.
@@ -63,7 +76,7 @@ pub struct KindOptions {
     /// `vfs`: always so; `false` is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_only: Option<bool>,
-    /// `docker`: an image that the engine has, or may pull.
+    /// `docker`: an image that the engine has, or may pull. `k8s`: one that its nodes get.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// `docker`: the container's network; default `none`.
@@ -72,20 +85,39 @@ pub struct KindOptions {
     /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// `k8s`: the pod's namespace, of those that the server allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// `k8s`: which runtime class, of those that the server allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_class: Option<String>,
+    /// `k8s`: JSON of fields that the pod shall have besides, of those that the server allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<String>,
+    /// `k8s`: bytes of memory that a node keeps for it; default: its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_memory: Option<u64>,
+    /// `k8s`: thousandths of a CPU that a node keeps for it; default: its limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_cpu_milli: Option<u32>,
     /// `remote`: base addresses of servers, tried in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
 }
 
 /// Each option as the API spells it, and whose it is.
-const OPTIONS: [(&str, &[Kind]); 8] = [
-    ("workDir", &[Kind::Local, Kind::Docker, Kind::Oci]),
+const OPTIONS: [(&str, &[Kind]); 12] = [
+    ("workDir", &[Kind::Local, Kind::Docker, Kind::Oci, Kind::K8s]),
     ("enforceBoundary", &[Kind::Local]),
     ("allowPaths", &[Kind::Local]),
     ("memoryOnly", &[Kind::Vfs]),
-    ("image", &[Kind::Docker]),
+    ("image", &[Kind::Docker, Kind::K8s]),
     ("networkMode", &[Kind::Docker]),
     ("runtime", &[Kind::Oci]),
+    ("namespace", &[Kind::K8s]),
+    ("runtimeClassName", &[Kind::K8s]),
+    ("podTemplate", &[Kind::K8s]),
+    ("resources", &[Kind::K8s]),
     ("endpoint", &[Kind::Remote]),
 ];
 
@@ -113,6 +145,10 @@ impl KindOptions {
             self.image.is_some(),
             self.network_mode.is_some(),
             self.runtime.is_some(),
+            self.namespace.is_some(),
+            self.runtime_class.is_some(),
+            self.pod_template.is_some(),
+            self.request_memory.is_some() || self.request_cpu_milli.is_some(),
             !self.endpoints.is_empty(),
         ];
         let foreign = OPTIONS.iter().zip(given).find(|((_, kinds), given)| *given && !kinds.contains(&kind));

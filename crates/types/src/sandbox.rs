@@ -136,7 +136,7 @@ impl SandboxSpec {
     pub fn decided_upper(&self) -> Upper {
         match self.upper {
             // In memory, whatever it is asked to hold.
-            _ if self.kind == Kind::Vfs => Upper::Memory,
+            _ if matches!(self.kind, Kind::Vfs | Kind::K8s) => Upper::Memory,
             // What outlives it is not in its upper.
             _ if self.kind == Kind::Local => Upper::Memory,
             Upper::Auto if self.limits.disk > self.limits.memory / 4 * 3 => Upper::Disk,
@@ -158,10 +158,10 @@ impl SandboxSpec {
         if self.kind == Kind::Vfs && self.upper == Upper::Disk {
             return Err(SpecError::Weaker { what: "a `vfs` sandbox has no disk; `process` has one" });
         }
-        if self.kind == Kind::Vfs && self.limits.disk > self.limits.memory / 4 * 3 {
+        if matches!(self.kind, Kind::Vfs | Kind::K8s) && self.limits.disk > self.limits.memory / 4 * 3 {
             return Err(SpecError::Value {
                 what: "disk",
-                rule: "the files of a `vfs` sandbox are in its memory, and may be three quarters of that",
+                rule: "the files of a `vfs` or `k8s` sandbox are in its memory, and may be three quarters of that",
             });
         }
         check_env(&self.env)?;

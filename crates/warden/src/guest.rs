@@ -2,7 +2,10 @@
 //! behind itself, serves one server after another. Where no descriptor gets out of the container, a process beside it does the
 //! talking (`csb_relay`).
 
-use crate::init::{self, Way};
+use crate::{
+    counters,
+    init::{self, Way},
+};
 use csb_jail::{Step, contained, failure};
 use csb_relay::Channel;
 use csb_sys::{
@@ -12,11 +15,12 @@ use csb_sys::{
 };
 use csb_wire::{
     Failure,
-    guest::{BRIDGE, FAILED, ONCE, OWNER, SHARED, SOCKET, STREAM},
+    guest::{BRIDGE, COUNTERS, FAILED, ONCE, OWNER, SHARED, SOCKET, STREAM},
 };
 use rustix::fs::{Mode, OFlags};
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read, Write},
     net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
@@ -39,6 +43,9 @@ pub(crate) fn run() -> io::Result<()> {
     let has = |word: &str| words.iter().any(|given| given == word);
     if has(BRIDGE) {
         return bridge();
+    }
+    if has(COUNTERS) {
+        return counters::run();
     }
     process::set_name(c"csb-init");
     process::default_handlers();
@@ -108,14 +115,40 @@ fn relay_only(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
 
 /// Joins its own streams to the socket of the container's init, until either is closed.
 fn bridge() -> io::Result<()> {
+    process::set_name(c"csb-bridge");
     let socket = UnixStream::connect(Path::new(SHARED).join(SOCKET))?;
+    stand_apart()?;
     let (mut from, mut to) = (socket.try_clone()?, socket);
     thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut to);
+        let _ = pass(&mut io::stdin().lock(), &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
     let mut out = fs::File::from(rustix::stdio::stdout().try_clone_to_owned()?);
-    io::copy(&mut from, &mut out).map(drop)
+    pass(&mut from, &mut out)
+}
+
+/// Hands bytes on until there are none. By reading and writing: `io::copy` would splice, and what is spliced from a pipe into a
+/// Unix socket was seen not to arrive (Linux 6.18).
+fn pass(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Becomes what no command can signal or trace, and nothing more is needed to be. It was started as root of the container.
+pub(crate) fn stand_apart() -> io::Result<()> {
+    process::set_undumpable()?;
+    process::lock_securebits()?;
+    process::become_user(OWNER, OWNER, Some(&[]))?;
+    process::drop_bounding_set()?;
+    process::keep_capabilities(&[])?;
+    process::set_no_new_privs()
 }
 
 /// The image's, for commands: what is about this process, or its loader, is left out.

@@ -7,6 +7,7 @@
 mod archive;
 mod beneath;
 mod blank;
+mod counters;
 mod daemon;
 mod exec;
 mod files;

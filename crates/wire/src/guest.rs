@@ -3,8 +3,11 @@
 /// Directory with our program and what it is loaded with, read-only.
 pub const PROGRAMS: &str = "/.csb";
 /// File name of our program there, and so what it is called by: it is then a container's init. Its arguments: the limit of
-/// descriptors of a command and, if they are meant, [`ONCE`] and one of [`STREAM`]. Or [`BRIDGE`] alone.
+/// descriptors of a command and, if they are meant, [`ONCE`] and one of [`STREAM`]. Or [`BRIDGE`] or
+/// [`COUNTERS`] alone.
 pub const PROGRAM: &str = "csb-guest";
+/// It is no init, and tells for each line that it reads what the container uses.
+pub const COUNTERS: &str = "counters";
 /// The init ends when its first server does.
 pub const ONCE: &str = "once";
 /// Servers are heard as a relay (`csb_relay`) has it, over a stream socket in place of the packet socket: no descriptor gets out.

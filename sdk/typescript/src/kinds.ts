@@ -79,10 +79,17 @@ export interface K8sAmounts {
 }
 
 /** A pod of a Kubernetes cluster. */
-export interface K8sOptions {
+export interface K8sOptions extends KindLimits {
   kind: 'k8s';
+  /** One of those that the server allows. */
   namespace?: string | undefined;
-  /** A pod template as Kubernetes knows it. */
+  /** An image that the server allows. */
+  image?: string | undefined;
+  /** A place inside, such as `/app`, at which the workspace is shown as well. */
+  workDir?: string | undefined;
+  /** A runtime class that the server allows. */
+  runtimeClassName?: string | undefined;
+  /** `metadata` and `spec` of the pod, with fields that the server allows. */
   podTemplate?: Readonly<Record<string, unknown>> | undefined;
   resources?: { limits?: K8sAmounts; requests?: K8sAmounts } | undefined;
 }

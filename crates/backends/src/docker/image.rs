@@ -19,7 +19,7 @@ const REPOSITORY: &str = "csb-template";
 const CHUNK: usize = 256 * 1024;
 
 /// Refuses what is no name of an image: it becomes part of the engine's paths.
-pub(super) fn check_name(name: &str) -> Result<(), BackendError> {
+pub(crate) fn check_name(name: &str) -> Result<(), BackendError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
     let good = (1..=255).contains(&name.len())
         && name.bytes().all(plain)

@@ -106,7 +106,7 @@ async fn forward<T>(exec: &Exec, mut signals: Signals) -> T {
             Caught::Resized => {
                 if let Some(size) = terminal::size() {
                     // Without a terminal inside there is nothing to resize.
-                    let _ = exec.resize(size);
+                    let _ = exec.resize(size).await;
                 }
             }
             Caught::Forward(signal) => {

@@ -281,6 +281,9 @@ impl App {
     /// Changes limits.
     pub async fn patch(self: &Arc<Self>, mine: Mine, request: PatchSandboxRequest) -> Result<SandboxView, AppError> {
         mine.able(Capability::LiveLimits)?;
+        if request.resources.pids.is_some() {
+            mine.able(Capability::PidsLimit)?;
+        }
         let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
         self.node.check_limits(&limits)?;
         self.finish(async move {

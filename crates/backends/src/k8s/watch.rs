@@ -1,0 +1,191 @@
+//! What becomes of our pods in one namespace, as the cluster tells (a watch), for whoever waits for one or drives its sandbox.
+
+use super::{
+    Shared,
+    body::{NODE, SANDBOX},
+    cluster::chain,
+    state::{State, state},
+};
+use csb_types::SandboxId;
+use futures_util::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// Longest time without a list: what was missed is found then, and what nobody knows is removed.
+const AGAIN: Duration = Duration::from_secs(300);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A pod that somebody here has to do with.
+#[derive(Debug)]
+struct Known {
+    namespace: String,
+    /// Whether the cluster has told of it: what it never had cannot be missing.
+    seen: bool,
+    /// Whether it is we who end it.
+    ending: bool,
+    state: watch::Sender<State>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    known: Mutex<HashMap<SandboxId, Known>>,
+    /// Namespaces that are watched.
+    watched: Mutex<HashSet<String>>,
+}
+
+impl Pods {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to follow a pod, which may not be there yet.
+    pub(super) fn follow(&self, id: &SandboxId, namespace: &str, state: State) -> watch::Receiver<State> {
+        let (sender, receiver) = watch::channel(state);
+        let known = Known { namespace: namespace.into(), seen: false, ending: false, state: sender };
+        self.known().insert(id.clone(), known);
+        receiver
+    }
+
+    /// Where a pod is that is followed.
+    pub(super) fn namespace(&self, id: &SandboxId) -> Option<String> {
+        self.known().get(id).map(|known| known.namespace.clone())
+    }
+
+    /// It is about to be ended by us, which is no news.
+    pub(super) fn ending(&self, id: &SandboxId) {
+        if let Some(known) = self.known().get_mut(id) {
+            known.ending = true;
+        }
+    }
+
+    /// It is gone, and nobody follows it any more.
+    pub(super) fn forget(&self, id: &SandboxId) {
+        self.known().remove(id);
+    }
+
+    fn tell(&self, id: &SandboxId, new: State) {
+        let mut known = self.known();
+        let Some(pod) = known.get_mut(id) else { return };
+        pod.seen = true;
+        let (was_up, ending) = (*pod.state.borrow() == State::Up, pod.ending);
+        if let (State::Gone(why), true, false) = (&new, was_up, ending) {
+            tracing::warn!(sandbox = %id, why, "the cluster ended a sandbox");
+        }
+        // What is over stays over.
+        pod.state.send_if_modified(|state| {
+            let changed = !matches!(state, State::Gone(_)) && *state != new;
+            if changed {
+                *state = new;
+            }
+            changed
+        });
+    }
+
+    /// Those of a namespace that are not among `there`.
+    fn missing(&self, namespace: &str, there: &HashSet<SandboxId>) -> Vec<SandboxId> {
+        let known = self.known();
+        let missing = known.iter().filter(|(id, pod)| pod.seen && pod.namespace == namespace && !there.contains(id));
+        missing.map(|(id, _)| id.clone()).collect()
+    }
+}
+
+/// Which sandbox a pod is.
+pub(super) fn id(pod: &Pod) -> Option<SandboxId> {
+    pod.metadata.labels.as_ref()?.get(SANDBOX)?.parse().ok()
+}
+
+/// Starts to watch a namespace, once.
+pub(super) fn ensure(shared: &Arc<Shared>, namespace: &str) {
+    let mut watched = shared.pods.watched.lock().unwrap_or_else(PoisonError::into_inner);
+    if watched.insert(namespace.to_owned()) {
+        tokio::spawn(run(Arc::downgrade(shared), namespace.to_owned()));
+    }
+}
+
+async fn run(shared: Weak<Shared>, namespace: String) {
+    let mut pause = FIRST_PAUSE;
+    // Ends with the backend.
+    while let Some(shared) = shared.upgrade() {
+        match follow(&shared, &namespace).await {
+            Ok(()) => pause = FIRST_PAUSE,
+            Err(error) => {
+                tracing::debug!(namespace, error, "cannot watch pods");
+                pause = (pause * 2).min(MOST_PAUSE);
+            }
+        }
+        drop(shared);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Lists, and follows what changes from there, until it is time to list again.
+async fn follow(shared: &Arc<Shared>, namespace: &str) -> Result<(), String> {
+    let access = shared.cluster.access(&shared.settings).await.map_err(|error| error.to_string())?;
+    let pods: Api<Pod> = Api::namespaced(access.client.clone(), namespace);
+    let labels = format!("{NODE}={}", shared.node);
+    let listed = access.ask("list the pods", pods.list(&ListParams::default().labels(&labels))).await;
+    let listed = listed.map_err(|error| error.to_string())?;
+    let there: HashSet<SandboxId> = listed.items.iter().filter_map(id).collect();
+    for pod in &listed.items {
+        match id(pod) {
+            Some(id) if shared.pods.namespace(&id).is_some() => shared.pods.tell(&id, state(pod)),
+            _ => shared.bury(namespace, pod),
+        }
+    }
+    for id in shared.pods.missing(namespace, &there) {
+        shared.pods.tell(&id, State::Gone("its pod was deleted".into()));
+    }
+    let mut version = listed.metadata.resource_version.unwrap_or_default();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < AGAIN {
+        let left = AGAIN.saturating_sub(begun.elapsed()).as_secs().max(1) as u32;
+        // The server ends it after so long; a connection that died without a word ends with our own patience.
+        let params = WatchParams::default().labels(&labels).timeout(left.min(60));
+        let watched = pods.watch(&params, &version).await.map_err(|error| chain(&error))?;
+        let mut events = std::pin::pin!(watched);
+        let patience = Duration::from_secs(u64::from(left.min(60)) + 15);
+        let end = tokio::time::sleep(patience);
+        let mut end = std::pin::pin!(end);
+        loop {
+            let event = tokio::select! {
+                event = events.try_next() => event.map_err(|error| chain(&error))?,
+                () = &mut end => return Err("the watch went silent".into()),
+            };
+            match event {
+                Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => {
+                    version = pod.metadata.resource_version.clone().unwrap_or(version);
+                    if let Some(id) = id(&pod) {
+                        shared.pods.tell(&id, state(&pod));
+                    }
+                }
+                Some(WatchEvent::Deleted(pod)) => {
+                    version = pod.metadata.resource_version.clone().unwrap_or(version);
+                    if let Some(id) = id(&pod) {
+                        let why = match state(&pod) {
+                            State::Gone(why) => why,
+                            _ => "its pod was deleted".into(),
+                        };
+                        shared.pods.tell(&id, State::Gone(why));
+                    }
+                }
+                Some(WatchEvent::Bookmark(mark)) => version = mark.metadata.resource_version,
+                // Too old (410), as after a pause: all is listed again.
+                Some(WatchEvent::Error(status)) if status.code == 410 => return Ok(()),
+                Some(WatchEvent::Error(status)) => return Err(status.message.clone()),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
