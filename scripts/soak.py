@@ -696,9 +696,11 @@ def count(host: Host, users: list[User], strict: bool = False) -> dict[str, Any]
     kept = [path for place in places if place.exists() for path in place.iterdir() if path.name.startswith("free-")]
     if len(kept) > 4 * KEPT_READY or any(path.stat().st_size for path in kept if path.is_file()):
         raise Wrong(f"files kept for sandboxes to come are not few and empty: {below}")
-    # Removed by a later server when they are old: the warden may be about to mount what a killed server made.
-    if len(below.pop("disks", [])) > host.kills:
-        raise Wrong(f"disk images are left: {os.listdir(host.data / 'disks')}")
+    # Removed after ten minutes: the warden may be about to mount what a killed server made.
+    images = [host.data / "disks" / name for name in below.pop("disks", [])]
+    if len(images) > host.kills:
+        raise Wrong(f"disk images are left: {images}")
+    reserved = sum(path.stat().st_blocks * 512 for path in images if path.exists())
     below = {name: [one for one in names if not one.startswith(("free-", "."))] for name, names in below.items()}
     alive = {pid: start for pid, start in host.doomed.items() if start and began(pid) == start}
     if alive:
@@ -722,7 +724,7 @@ def count(host: Host, users: list[User], strict: bool = False) -> dict[str, Any]
         "namespaces": host.namespaces(warden),
         # Also what is deleted and still open.
         "files": room.f_files - room.f_ffree,
-        "bytes": (room.f_blocks - room.f_bfree) * room.f_frsize,
+        "bytes": (room.f_blocks - room.f_bfree) * room.f_frsize - reserved,
         "groups": len(busy),
         "empty_groups": len(inner - busy),
         "directories": max(len(names) for names in below.values()),

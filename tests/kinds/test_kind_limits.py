@@ -87,14 +87,14 @@ def test_a_limit_below_what_is_used_is_refused_with_the_reason(way: Way, ann: Ap
     """Control groups of version 2 take it, and kill."""
     way.needs("live_limits")
     way.outlives_its_limits()
-    box = way.create(ann, resources={"memory": "400Mi"})
-    holds = "import time; held = b'x' * (200 << 20); print('held', flush=True); time.sleep(600)"
-    ann.until_said(box, ann.start(box, ["python3", "-c", holds]), "held")
-    answer = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "96Mi"}})
+    box = way.create(ann, resources={"memory": "800Mi"})
+    holds = "held=$(head -c 100000000 /dev/zero | tr '\\0' x); echo up; sleep 600; echo $held"
+    ann.until_said(box, ann.start(box, holds), "up")
+    answer = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "64Mi"}})
     if answer.status_code != 200:
         refused(answer, 409, "sandbox_limit")
         assert "memory" in answer.json()["error"]["message"]
-        assert ann("GET", f"/sandboxes/{box}/stats").json()["memory_limit"] == 400 * MIB
+        assert ann("GET", f"/sandboxes/{box}/stats").json()["memory_limit"] == 800 * MIB
     assert works(ann, box)
 
 
