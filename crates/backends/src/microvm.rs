@@ -70,12 +70,7 @@ pub struct MicrovmSettings {
 
 impl Default for MicrovmSettings {
     fn default() -> Self {
-        Self {
-            qemu: "qemu-system-x86_64".into(),
-            kernel: None,
-            accelerator: Accelerator::Auto,
-            memory: 1 << 30,
-        }
+        Self { qemu: "qemu-system-x86_64".into(), kernel: None, accelerator: Accelerator::Auto, memory: 1 << 30 }
     }
 }
 
@@ -220,7 +215,9 @@ impl Shared {
     /// Finds what a machine needs, and says what is missing.
     async fn ready(&self) -> Result<Parts, BackendError> {
         if !cfg!(target_arch = "x86_64") {
-            return Err(BackendError::Unsupported("sandbox kind `microvm` on this processor: it is made for x86_64".into()));
+            return Err(BackendError::Unsupported(
+                "sandbox kind `microvm` on this processor: it is made for x86_64".into(),
+            ));
         }
         if !rustix::process::geteuid().is_root() {
             let what = "sandbox kind `microvm` for an ordinary user: the server needs root";
@@ -238,7 +235,8 @@ impl Shared {
             Found::Tcg { .. } => false,
         };
         // Measured once.
-        let tsc_khz = *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
+        let tsc_khz =
+            *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
         Ok(Parts { qemu, boot, kvm, tsc_khz })
     }
 
@@ -332,7 +330,8 @@ impl Shared {
             write_plan(&place.path.join(PLAN), &plan).map_err(failed("write the machine's plan"))?;
             let kept = MachineV1 { most_memory, machine: machine.clone() };
             let kept = serde_json::to_vec(&kept).map_err(io::Error::from);
-            kept.and_then(|kept| fs::write(place.path.join("machine.json"), kept)).map_err(failed("write the record"))?;
+            kept.and_then(|kept| fs::write(place.path.join("machine.json"), kept))
+                .map_err(failed("write the record"))?;
             shared.boot(&name, &place, &qemu, &machine, &limits)
         })
         .await?;
@@ -340,7 +339,14 @@ impl Shared {
     }
 
     /// Starts a machine and waits for its sandbox; host pid of its VMM.
-    fn boot(&self, id: &SandboxId, place: &Place, qemu: &Path, machine: &Machine, limits: &Limits) -> Result<i32, BackendError> {
+    fn boot(
+        &self,
+        id: &SandboxId,
+        place: &Place,
+        qemu: &Path,
+        machine: &Machine,
+        limits: &Limits,
+    ) -> Result<i32, BackendError> {
         let (group, mut started, mut qmp) = self.power(id, place, qemu, machine, limits)?;
         let mut control = Control::connect(&place.run().join("control.sock")).map_err(failed("start the VMM"))?;
         self.wait(&mut started, &mut qmp, &mut control)?;
@@ -384,9 +390,10 @@ impl Shared {
     fn wait(&self, started: &mut Started, qmp: &mut Qmp, control: &mut Control) -> Result<(), BackendError> {
         match control.hear(PATIENCE).map(|message| message.frame) {
             Ok(FromMachine::Ready) => Ok(()),
-            Ok(FromMachine::Failed(failure)) => {
-                Err(BackendError::Failed { step: format!("in the machine: {}", failure.step), message: failure.message })
-            }
+            Ok(FromMachine::Failed(failure)) => Err(BackendError::Failed {
+                step: format!("in the machine: {}", failure.step),
+                message: failure.message,
+            }),
             other => {
                 let said = qmp.ask("ringbuf-read", serde_json::json!({ "device": qemu::CONSOLE, "size": 65536 }));
                 let said = said.ok().and_then(|text| text.as_str().map(last_lines)).unwrap_or_default();
@@ -457,12 +464,13 @@ impl Shared {
         let (shared, name) = (self.clone(), id.clone());
         let frozen = aside(move || {
             let run = shared.guests.place(&name).run();
-            shared.with(&name, |link| {
-                let status = link.qmp(&run, |qmp| qmp.status())?;
-                link.frozen = status == "paused";
-                Ok(link.frozen)
-            })
-            .map_err(failed("ask the VMM"))
+            shared
+                .with(&name, |link| {
+                    let status = link.qmp(&run, |qmp| qmp.status())?;
+                    link.frozen = status == "paused";
+                    Ok(link.frozen)
+                })
+                .map_err(failed("ask the VMM"))
         })
         .await?;
         let conn = self.relay(&place, record.pid)?;
@@ -578,7 +586,9 @@ impl Keeper for Microvm {
     fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
         Box::pin(async move {
             let released = self.shared.release(id).await;
-            released.map_err(|error| WardenError::from(refusal("release the machine", &io::Error::other(error.to_string()))))
+            released.map_err(|error| {
+                WardenError::from(refusal("release the machine", &io::Error::other(error.to_string())))
+            })
         })
     }
 

@@ -29,16 +29,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 8] = [
-        Self::Process,
-        Self::Hardened,
-        Self::Local,
-        Self::Vfs,
-        Self::Docker,
-        Self::Oci,
-        Self::Microvm,
-        Self::Remote,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::Microvm, Self::Remote];
 
     /// As the API and the command line spell it.
     pub fn name(self) -> &'static str {

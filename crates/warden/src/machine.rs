@@ -188,7 +188,11 @@ fn start(plan: &MachinePlan, root: &Tree, group: &Group, relay: Door) -> Result<
             drop((said, relay));
             let mut text = Vec::new();
             io::Read::read_to_end(&mut fs::File::from(heard), &mut text).step("start the init")?;
-            if text.is_empty() { Ok(pid) } else { Err(serde_json::from_slice(&text).unwrap_or_else(|error| failure("start the init", &error.into()))) }
+            if text.is_empty() {
+                Ok(pid)
+            } else {
+                Err(serde_json::from_slice(&text).unwrap_or_else(|error| failure("start the init", &error.into())))
+            }
         }
     }
 }

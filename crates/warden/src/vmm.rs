@@ -70,7 +70,8 @@ fn open(plan: &VmmPlan) -> Result<Vec<OwnedFd>, Failure> {
         // Socket addresses hold 107 bytes; a longer path is reached through its directory's descriptor.
         let step = format!("listen at `{}`", path.display());
         let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/"))).step(&step)?;
-        let short = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), path.file_name().unwrap_or_default().display());
+        let short =
+            format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), path.file_name().unwrap_or_default().display());
         let socket = UnixListener::bind(&short).step(&step)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).step(&step)?;
         all.push(socket.into());
@@ -97,11 +98,7 @@ fn become_vmm(plan: &VmmPlan, joins: &[OwnedFd], descriptors: Vec<OwnedFd>) -> F
     }
 }
 
-fn confined(
-    plan: &VmmPlan,
-    joins: &[OwnedFd],
-    descriptors: Vec<OwnedFd>,
-) -> Result<(CString, Vec<CString>), Failure> {
+fn confined(plan: &VmmPlan, joins: &[OwnedFd], descriptors: Vec<OwnedFd>) -> Result<(CString, Vec<CString>), Failure> {
     Group::join(joins).step("enter the control group")?;
     let root = root(plan)?;
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|error| failure("read the plan", &error.into()));
@@ -132,11 +129,8 @@ fn number(descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
     let step = "number the descriptors";
     // First above all targets, so that none is overwritten that is still needed.
     let first = FIRST_DESCRIPTOR + descriptors.len() as i32;
-    let high: Vec<OwnedFd> = descriptors
-        .iter()
-        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, first))
-        .collect::<Result<_, _>>()
-        .step(step)?;
+    let high: Vec<OwnedFd> =
+        descriptors.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, first)).collect::<Result<_, _>>().step(step)?;
     drop(descriptors);
     process::close_all_but(&[0, 1, 2].into_iter().chain(high.iter().map(AsRawFd::as_raw_fd)).collect::<Vec<_>>())
         .step(step)?;
@@ -164,7 +158,8 @@ fn root(plan: &VmmPlan) -> Result<OwnedFd, Failure> {
     }
     for (name, major, minor) in nodes {
         let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor)).step(step)?;
+        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor))
+            .step(step)?;
         rustix::fs::chmodat(&dev, name, mode, AtFlags::empty()).step(step)?;
     }
     for name in LIBRARIES {

@@ -39,7 +39,9 @@ pub enum Accelerator {
 pub(super) enum Found {
     Kvm,
     /// With the reason why not KVM.
-    Tcg { why: String },
+    Tcg {
+        why: String,
+    },
 }
 
 impl fmt::Display for Found {
@@ -100,7 +102,10 @@ fn attempt(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> io::Result
         let mut qmp = started.answers(&run.join("qmp.sock"))?;
         while !said.contains(PROBED) {
             if Instant::now() > end {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("a guest did not come up within {} s", PATIENCE.as_secs())));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("a guest did not come up within {} s", PATIENCE.as_secs()),
+                ));
             }
             match qmp.ask("ringbuf-read", json!({ "device": CONSOLE, "size": 65536 })) {
                 Ok(text) => said.push_str(text.as_str().unwrap_or_default()),

@@ -78,7 +78,8 @@ mod tests {
         archive.file("odd", 5, &mut &b"hello"[..]).unwrap();
         archive.file("empty", 0, &mut &b""[..]).unwrap();
         let bytes = archive.finish().unwrap();
-        let spawned = Command::new("cpio").args(["-itv", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let spawned =
+            Command::new("cpio").args(["-itv", "--quiet"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         // As in scripts/test-vm.sh, a host without the program leaves this out.
         let Ok(mut cpio) = spawned else { return };
         cpio.stdin.take().unwrap().write_all(&bytes).unwrap();

@@ -7,16 +7,8 @@ use std::{
 };
 
 /// In the order in which they need each other. What a kernel has built in, or does not have any more, is no module of it.
-const MODULES: [&str; 8] = [
-    "virtio_mmio",
-    "virtio_pci",
-    "virtio_console",
-    "virtio_blk",
-    "virtio_balloon",
-    "libcrc32c",
-    "erofs",
-    "overlay",
-];
+const MODULES: [&str; 8] =
+    ["virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_balloon", "libcrc32c", "erofs", "overlay"];
 /// Endings of a module's file; the kernel itself unpacks all but the first.
 const ENDINGS: [&str; 4] = ["ko", "ko.xz", "ko.zst", "ko.gz"];
 const HINT: &str = "install Debian's `linux-image-cloud-amd64`, or unpack it and name its `boot/vmlinuz-…` in the setting \
@@ -127,7 +119,10 @@ mod tests {
     #[test]
     fn a_kernel_for_clouds_is_taken_before_newer_ones() {
         let top = tempfile::tempdir().unwrap();
-        made(top.path(), &["vmlinuz-6.9.1-cloud-amd64", "vmlinuz-6.12.1-cloud-amd64", "vmlinuz-7.1.0-amd64", "config-9"]);
+        made(
+            top.path(),
+            &["vmlinuz-6.9.1-cloud-amd64", "vmlinuz-6.12.1-cloud-amd64", "vmlinuz-7.1.0-amd64", "config-9"],
+        );
         assert_eq!(newest(top.path()), Some(top.path().join("vmlinuz-6.12.1-cloud-amd64")));
     }
 

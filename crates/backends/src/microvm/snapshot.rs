@@ -7,10 +7,7 @@
 //! ```
 
 use super::{
-    MachineV1, Microvm, PLAN, Shared, UPPER, Undo, aside, done, failed, go_on,
-    links::Link,
-    machine::Machine,
-    vmm,
+    MachineV1, Microvm, PLAN, Shared, UPPER, Undo, aside, done, failed, go_on, links::Link, machine::Machine, vmm,
 };
 use crate::{BackendError, backend::Building};
 use csb_sys::packet::Conn;
@@ -86,7 +83,8 @@ impl Microvm {
     pub fn fork<'a>(&'a self, id: &'a SandboxId, limits: &'a Limits, into: &'a [SandboxId]) -> Building<'a, Vec<Conn>> {
         Box::pin(async move {
             let root = self.shared.guests.root().to_owned();
-            let place = tempfile::Builder::new().prefix(".fork-").tempdir_in(root).map_err(failed("fork the machine"))?;
+            let place =
+                tempfile::Builder::new().prefix(".fork-").tempdir_in(root).map_err(failed("fork the machine"))?;
             let directory = place.path().join("of");
             self.snapshot(id, limits, &directory).await?;
             let mut all = Vec::new();
@@ -192,7 +190,9 @@ impl Shared {
             self.links.put(id, link);
             Ok(())
         };
-        gone_on().map_err(|error| if vmm::lives(started.pid) { error } else { started.why(&error) }).map_err(failed("go on with the machine"))?;
+        gone_on()
+            .map_err(|error| if vmm::lives(started.pid) { error } else { started.why(&error) })
+            .map_err(failed("go on with the machine"))?;
         self.settle(&group, &machine, &snapshot.limits)?;
         Ok(started.pid)
     }

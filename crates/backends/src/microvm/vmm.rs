@@ -60,7 +60,9 @@ pub(super) fn make_group(node: &str, name: &str, limits: &cgroup::Limits) -> io:
 
 /// Removes the parent, if it has no group any more.
 pub(super) fn remove_groups(node: &str) {
-    if let Ok(root) = cgroup::Host::detect().map(cgroup::Host::at_top).and_then(|host| host.root(&groups(node)).map_err(kernel)) {
+    if let Ok(root) =
+        cgroup::Host::detect().map(cgroup::Host::at_top).and_then(|host| host.root(&groups(node)).map_err(kernel))
+    {
         // Refused while there is one.
         let _ = root.remove();
     }
@@ -97,7 +99,11 @@ pub(super) fn find(name: &Path) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).filter(|place| place.is_absolute()).chain(usual).map(|place| place.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .filter(|place| place.is_absolute())
+        .chain(usual)
+        .map(|place| place.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Starts QEMU for a machine.
@@ -176,7 +182,11 @@ impl Started {
         let _ = (&mut self.words).take(4096).read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);
         let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        if said.is_empty() { io::Error::new(error.kind(), format!("the VMM ended ({error})")) } else { io::Error::other(said.join("; ")) }
+        if said.is_empty() {
+            io::Error::new(error.kind(), format!("the VMM ended ({error})"))
+        } else {
+            io::Error::other(said.join("; "))
+        }
     }
 }
 
@@ -184,7 +194,8 @@ impl Started {
 pub(super) fn lives(pid: i32) -> bool {
     // Behind the name, which may hold anything but this.
     let state = |text: &str| text.rsplit_once(')').map(|(_, rest)| rest.trim_start().chars().next());
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| !matches!(state(&text), Some(Some('Z' | 'X'))))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|text| !matches!(state(&text), Some(Some('Z' | 'X'))))
 }
 
 /// Ends all that is in a machine's group, and removes it. Done twice, it is done.

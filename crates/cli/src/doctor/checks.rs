@@ -323,7 +323,8 @@ fn microvm() -> Check {
     match found {
         Ok(Examined { kvm: true, text }) => Check::ok(NAME, text),
         Ok(Examined { text, .. }) => {
-            let lost = "the speed of `--kind microvm`: its sandboxes start in seconds, and compute several times slower";
+            let lost =
+                "the speed of `--kind microvm`: its sandboxes start in seconds, and compute several times slower";
             Check::lacks(NAME, Status::Degraded, text, lost, "a host whose /dev/kvm runs guests")
         }
         Err(why) => Check::lacks(NAME, Status::Degraded, why, LOST, "docs/guides/microvm.md"),

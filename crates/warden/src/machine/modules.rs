@@ -14,11 +14,9 @@ pub(super) fn load() -> Result<(), Failure> {
     paths.sort();
     for path in paths {
         let flags = if path.extension().is_some_and(|kind| kind == "ko") { 0 } else { COMPRESSED };
-        let loaded = fs::File::open(&path).and_then(|file| {
-            match rustix::system::finit_module(&file, c"", flags) {
-                Err(rustix::io::Errno::EXIST) => Ok(()),
-                other => other.map_err(io::Error::from),
-            }
+        let loaded = fs::File::open(&path).and_then(|file| match rustix::system::finit_module(&file, c"", flags) {
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            other => other.map_err(io::Error::from),
         });
         loaded.step(&format!("load the module `{}`", path.display()))?;
     }
