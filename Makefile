@@ -43,7 +43,7 @@ fuzz:
 	@scripts/prerequisites.sh fuzz
 	@scripts/fuzz.sh $(SECONDS)
 
-# Random use and accidents for so long, then a count of what is left. .ci/run does it where SOAK_MINUTES is set.
+# Random use and accidents for so long, then a count of what is left. .ci/run does five minutes of it, `make test` none.
 MINUTES = 60
 soak:
 	@scripts/prerequisites.sh soak

@@ -62,6 +62,8 @@ test-vm)
 soak)
     need /usr/bin/python3 python3
     need /usr/sbin/mkfs.ext4 e2fsprogs
+    need /usr/sbin/runc runc              # sandboxes of kind `oci`
+    need /bin/busybox busybox-static      # the template of `hardened` ones
     ;;
 fuzz)
     need_command c++ g++                  # libFuzzer itself is compiled

@@ -6,8 +6,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -89,10 +87,3 @@ class Wire:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.cut()
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.2)

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,35 @@ class Api:
         for sandbox in self.made:
             self("DELETE", f"/sandboxes/{sandbox}")
         self.http.close()
+
+
+class Admin(Api):
+    """The administrator of a server that was started without `--dev`; makes users."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.user, self.made = server, "admin", []
+        self.key = (Path(server.data_dir) / "admin.key").read_text().strip()
+        self.http = httpx.Client(base_url=server.url, headers={"X-API-Key": self.key}, timeout=60)
+
+    def user_api(self, user: str) -> Api:
+        key = self("POST", "/keys", json={"user_id": user}).json()["api_key"]
+        api = Api.__new__(Api)
+        api.server, api.user, api.made = self.server, user, []
+        api.http = httpx.Client(base_url=self.server.url, headers={"X-API-Key": key}, timeout=60)
+        return api
+
+
+def workspaces(server: Server) -> Path:
+    """Where a server keeps the directories of `local` sandboxes."""
+    return Path(server.data_dir) / "workspaces"
+
+
+def until(condition: Callable[[], bool], what: str = "it never came true") -> None:
+    """Waits for something that comes true by itself."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def refused(response: httpx.Response, status: int, code: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 
 import pytest
 
@@ -256,3 +257,29 @@ def test_many_commands_at_once_do_not_mix(home: tuple[Api, str]) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(one, range(32)))
+
+
+def test_a_socket_ends_with_a_goodbye_whatever_the_client_still_sends(home: tuple[Api, str]) -> None:
+    """What was sent behind the end is read as well: a reset connection could take the end of the output with it."""
+    api, sandbox = home
+    done = api.start(sandbox, "echo over")
+    assert api("GET", f"/sandboxes/{sandbox}/execs/{done}/result?wait=30").json()["exit_code"] == 0
+    address = api.http.base_url
+    path = f"/api/v1/sandboxes/{sandbox}/execs/{done}/ws"
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nAuthorization: Bearer {api.token}\r\n\r\n"
+    ).encode()
+    # Nothing under a mask of zeros is itself.
+    typed = bytes([0x82, 0xFE]) + (60_000).to_bytes(2, "big") + bytes(4) + bytes(60_000)
+    for _ in range(20):
+        with socket.create_connection((address.host, address.port), timeout=30) as link:
+            link.sendall(head + typed * 4)
+            said = b""
+            while not said.endswith(b"\x88\x00"):
+                piece = link.recv(65536)
+                assert piece, said
+                said += piece
+            assert b'"type":"end"' in said
+            link.sendall(b"\x88\x80" + bytes(4))
+            assert link.recv(1) == b""

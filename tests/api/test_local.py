@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import Api, Server, refused
+from harness import Admin, Api, Server, refused, until, workspaces
 
 
 def local(**options: Any) -> dict[str, Any]:
     return {"kind": "local", **options}
-
-
-def admin(server: Server) -> Api:
-    """The administrator of a server that was started without `--dev`."""
-    import httpx
-
-    key = (Path(server.data_dir) / "admin.key").read_text().strip()
-    api = Api.__new__(Api)
-    api.server, api.user, api.made = server, "admin", []
-    api.http = httpx.Client(base_url=server.url, headers={"X-API-Key": key}, timeout=60)
-    return api
 
 
 @pytest.fixture(scope="module")
@@ -44,37 +33,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture
-def ann(host: Server) -> Iterator[Api]:
-    api = host.api("ann")
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def bob(host: Server) -> Iterator[Api]:
-    api = host.api("bob")
-    yield api
-    api.close()
-
-
-def workspaces(server: Server) -> Path:
-    return Path(server.data_dir) / "workspaces"
-
-
 def inits(api: Api) -> int:
     """Sandboxes of a server that have processes."""
     warden = api("GET", "/sandbox/stats").json()["warden"]["pid"]
     children = Path(f"/proc/{warden}/task/{warden}/children").read_text().split()
     names = [Path(f"/proc/{pid}/comm") for pid in children]
     return sum(name.exists() and name.read_text() == "csb-init\n" for name in names)
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def asleep(api: Api) -> None:
@@ -364,7 +328,7 @@ def test_a_session_keeps_its_directory(host: Server, ann: Api) -> None:
 
 def test_the_administrator_names_any_users_directory() -> None:
     server = Server(dev=False, POOL_MIN_SIZE="0")
-    api = admin(server)
+    api = Admin(server)
     (workspaces(server) / "carol" / "d").mkdir(parents=True)
     (workspaces(server) / "carol" / "d" / "f").write_text("hers\n")
     box = api.create(sandbox=local(workDir=str(workspaces(server) / "carol" / "d")))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from elsewhere import REMOTE, Far, until
-from harness import Api, Server, events, refused
+from elsewhere import REMOTE, Far
+from harness import Api, Server, events, refused, until
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +23,10 @@ def far() -> Iterator[Far]:
 
 
 @pytest.fixture(scope="module")
-def near(far: Far) -> Iterator[Server]:
-    near = Server(REMOTE_SERVERS=f"edge={far.url}", REMOTE_EDGE_KEY=far.key)
-    yield near
-    near.stop()
-
-
-@pytest.fixture
-def ann(near: Server) -> Iterator[Api]:
-    api = near.api("ann")
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def bob(near: Server) -> Iterator[Api]:
-    api = near.api("bob")
-    yield api
-    api.close()
+def host(far: Far) -> Iterator[Server]:
+    host = Server(REMOTE_SERVERS=f"edge={far.url}", REMOTE_EDGE_KEY=far.key)
+    yield host
+    host.stop()
 
 
 def test_a_sandbox_elsewhere_looks_like_one_of_ours(ann: Api, far: Far) -> None:
@@ -164,7 +150,7 @@ def raw(api: Api, method: str, path: str, body: bytes | None, headers: dict[str,
     return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
 
 
-def test_a_large_file_goes_both_ways_unchanged(ann: Api, near: Server) -> None:
+def test_a_large_file_goes_both_ways_unchanged(ann: Api, host: Server) -> None:
     sandbox = ann.create(sandbox=REMOTE, storage="disk", resources={"disk": "1Gi"})
     size, piece = 120 << 20, os.urandom(1 << 20)
     hashed = hashlib.sha256()
@@ -175,7 +161,7 @@ def test_a_large_file_goes_both_ways_unchanged(ann: Api, near: Server) -> None:
             hashed.update(part)
             yield part
 
-    before = near.rss()
+    before = host.rss()
     sent = ann("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/big", content=pieces())
     assert sent.status_code == 200 and sent.json()["size"] == size, sent.text
     assert ann.run(sandbox, "sha256sum /workspace/big")["stdout"].split()[0] == hashed.hexdigest()
@@ -184,17 +170,17 @@ def test_a_large_file_goes_both_ways_unchanged(ann: Api, near: Server) -> None:
         for part in response.iter_bytes():
             back.update(part)
     assert back.hexdigest() == hashed.hexdigest()
-    assert near.rss() - before < 32 << 20, "it passed through, it was not held"
+    assert host.rss() - before < 32 << 20, "it passed through, it was not held"
 
 
-def test_a_flood_waits_for_a_slow_reader(ann: Api, near: Server) -> None:
+def test_a_flood_waits_for_a_slow_reader(ann: Api, host: Server) -> None:
     sandbox = ann.create(sandbox=REMOTE)
     flood = {"command": "head -c 50000000 /dev/zero | tr '\\0' x", "max_output_bytes": "64m"}
-    before = near.rss()
+    before = host.rss()
     events = {"Accept": "text/event-stream"}
     with ann.http.stream("POST", f"/api/v1/sandboxes/{sandbox}/execs", json=flood, headers=events) as response:
         time.sleep(3)
-        assert near.rss() - before < 32 << 20, "what nobody takes stays where it is"
+        assert host.rss() - before < 32 << 20, "what nobody takes stays where it is"
         said = sum(line.count("x") for line in response.iter_lines() if line.startswith("data:"))
     assert said >= 50_000_000
 
@@ -257,10 +243,10 @@ def test_a_key_starts_one_command_and_says_so_in_the_callers_words(ann: Api) -> 
     ann.made.append(made[0].json()["sandbox_id"])
 
 
-def test_the_python_sdk_and_its_terminal_work_through_it(near: Server) -> None:
+def test_the_python_sdk_and_its_terminal_work_through_it(host: Server) -> None:
     from cloud_sandbox import Sandbox
 
-    with Sandbox.create(near.url, user_id="ann", sandbox=REMOTE) as sandbox:
+    with Sandbox.create(host.url, user_id="ann", sandbox=REMOTE) as sandbox:
         heard: list[str] = []
         result = sandbox.run_command("for i in 1 2 3; do echo $i; done", on_stdout=heard.append)
         assert (result.stdout, "".join(heard)) == ("1\n2\n3\n", "1\n2\n3\n")
@@ -331,3 +317,20 @@ def test_what_is_released_there_is_gone_here(ann: Api, far: Far) -> None:
     message = refused(ann("POST", f"/sandboxes/{asked}/execs", json={"command": "true"}), 404, "sandbox_not_found")
     assert asked in message
     until(lambda: not {asked, listed} & {s["sandbox_id"] for s in ann("GET", "/sandboxes").json()["items"]})
+
+
+def test_what_others_have_there_however_large_hides_no_end(ann: Api, bob: Api, far: Far) -> None:
+    """A list of the other server is read in pieces that fit, whatever its items hold."""
+    labels = {f"{i:02}" + "k" * 100: "v" * 2048 for i in range(64)}
+    for _ in range(12):
+        ann.create(sandbox=REMOTE, metadata=labels)
+    before = set(far.ids())
+    ended = bob.create(sandbox=REMOTE)
+    lives = bob.create(sandbox=REMOTE)
+    ids = set(far.ids()) - before
+    listed = [one["sandbox_id"] for one in far.admin.get("/sandboxes?limit=100").json()["items"]]
+    # Newest first: the older of the two is `ended`.
+    there = [one for one in listed if one in ids][-1]
+    assert far.admin.delete(f"/sandboxes/{there}").status_code == 204
+    until(lambda: [one["sandbox_id"] for one in bob("GET", "/sandboxes").json()["items"]] == [lives])
+    refused(bob("GET", f"/sandboxes/{ended}"), 404, "sandbox_not_found")

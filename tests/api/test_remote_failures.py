@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from elsewhere import REMOTE, Far, Wire, until
-from harness import Server, events, free_port, program, refused
+from elsewhere import REMOTE, Far, Wire
+from harness import Server, events, free_port, program, refused, until
 
 Start = Callable[..., Server]
 

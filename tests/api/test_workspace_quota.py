@@ -6,13 +6,12 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from harness import Api, Server, refused
+from harness import Api, Server, refused, until, workspaces
 
 MIB = 1 << 20
 QUOTA = 64 * MIB
@@ -25,28 +24,14 @@ def host() -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture
-def ann(host: Server) -> Iterator[Api]:
-    api = host.api("ann")
-    yield api
-    api.close()
-
-
 def make(api: Api, name: str, disk: int = QUOTA, **resources: Any) -> str:
     return api.create(sandbox={"kind": "local", "workDir": name}, resources={"disk": disk, **resources})
 
 
 def held(server: Server, name: str) -> int:
     """Bytes that a directory takes on the disk."""
-    top = Path(server.data_dir) / "workspaces" / name
+    top = workspaces(server) / name
     return sum(p.lstat().st_blocks * 512 for p in [top, *top.rglob("*")])
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def put(api: Api, box: str, path: str, size: int, **query: Any) -> Any:

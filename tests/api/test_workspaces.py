@@ -10,28 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from harness import Api, Server, program, refused
+from harness import Admin, Api, Server, program, refused, workspaces
 
 DAY = 86400
-
-
-class Admin(Api):
-    """The administrator of a server that was started without `--dev`; makes users."""
-
-    def __init__(self, server: Server) -> None:
-        self.server, self.user, self.made = server, "admin", []
-        self.key = (Path(server.data_dir) / "admin.key").read_text().strip()
-        self.http = httpx.Client(base_url=server.url, headers={"X-API-Key": self.key}, timeout=60)
-
-    def user_api(self, user: str) -> Api:
-        key = self("POST", "/keys", json={"user_id": user}).json()["api_key"]
-        api = Api.__new__(Api)
-        api.server, api.user, api.made = self.server, user, []
-        api.http = httpx.Client(base_url=self.server.url, headers={"X-API-Key": key}, timeout=60)
-        return api
 
 
 @pytest.fixture
@@ -43,10 +26,6 @@ def own() -> Iterator[Server]:
 
 def local(name: str) -> dict[str, str]:
     return {"kind": "local", "workDir": name}
-
-
-def workspaces(server: Server) -> Path:
-    return Path(server.data_dir) / "workspaces"
 
 
 def make(server: Server, name: str, days: float, size: int = 1000) -> Path:
@@ -137,6 +116,30 @@ def test_what_a_tenant_left_there_leads_nowhere(own: Server) -> None:
     assert [one["path"] for one in done["failed"]] == ["eve"]
     assert (outside / "f").read_text() == "stays" and (kept / "d" / "f").exists()
     assert not place.exists()
+
+
+def test_a_workspace_that_is_all_of_its_users_stays_while_it_is_empty(own: Server) -> None:
+    admin = Admin(own)
+    ann = admin.user_api("ann")
+    box = ann.create(sandbox=local("./workspace"))
+    assert ann.run(box, "pwd")["exit_code"] == 0
+    age(workspaces(own) / "ann", 40)
+    clean(admin, 30)
+    assert ann.run(box, "echo kept > f; cat f")["stdout"] == "kept\n"
+    assert (workspaces(own) / "ann" / "f").exists()
+
+
+def test_no_name_and_no_date_keeps_a_workspace_for_ever(own: Server) -> None:
+    admin = Admin(own)
+    odd = os.fsencode(workspaces(own) / "ann") + b"/\xff\xfe"
+    os.makedirs(odd + b"/\x80")
+    os.utime(odd + b"/\x80", (0, 0))
+    os.utime(odd, (0, 0))
+    to_come = make(own, "ann/to-come", -1000)
+    time.sleep(2.1)
+    done = clean(admin, 1 / DAY)
+    assert done["failed"] == [] and len(done["removed"]) == 2
+    assert not os.path.exists(odd) and not to_come.exists()
 
 
 def test_a_sandbox_that_is_made_while_workspaces_are_cleaned_keeps_its_directory(own: Server) -> None:

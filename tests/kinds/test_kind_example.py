@@ -24,6 +24,7 @@ def options_of(way: Way) -> list[str]:
 
 
 def test_a_hostile_neighbour_is_not_noticed(way: Way) -> None:
+    way.outlives_its_limits()
     command = [sys.executable, NEIGHBOUR, "--server", way.server.url, "--kind", way.kind, *options_of(way)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

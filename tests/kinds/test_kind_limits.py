@@ -32,7 +32,9 @@ def test_memory_is_limited_and_it_is_told(way: Way, ann: Api) -> None:
     box = way.create(ann, resources={"memory": "96Mi"})
     quiet = ann.start(box, "read line; echo lived", stdin=True)
     done = ann.run(box, eat(300))
-    assert (done["exit_code"], done["signal"], done["killed_by"]) == (137, 9, "oom")
+    killed_by = "released" if way.declared.ends_at_limits else "oom"
+    assert (done["exit_code"], done["signal"], done["killed_by"]) == (137, 9, killed_by)
+    way.outlives_its_limits()
     assert works(ann, box)
     ann("POST", f"/sandboxes/{box}/execs/{quiet}/stdin", content=b"\n")
     assert ann("GET", f"/sandboxes/{box}/execs/{quiet}/result?wait=30").json()["stdout"] == "lived\n"
@@ -42,6 +44,7 @@ def test_memory_is_limited_and_it_is_told(way: Way, ann: Api) -> None:
 
 
 def test_processes_are_limited_and_a_fork_bomb_stays_inside(way: Way, ann: Api) -> None:
+    way.outlives_its_limits()
     box = way.create(ann, resources={"pids": 32})
     done = ann.run(box, BOMB, timeout=3)
     assert done["exit_code"] != 0 and done["killed_by"] in ("timeout", "pids")
@@ -64,6 +67,7 @@ def test_a_full_disk_is_told_and_can_be_emptied(way: Way, ann: Api) -> None:
 
 def test_limits_change_while_it_lives(way: Way, ann: Api) -> None:
     way.needs("live_limits")
+    way.outlives_its_limits()
     box = way.create(ann, resources={"memory": "96Mi", "pids": 32})
     assert ann.run(box, eat(200))["killed_by"] == "oom"
     raised = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "400Mi", "pids": 100}})
@@ -74,6 +78,21 @@ def test_limits_change_while_it_lives(way: Way, ann: Api) -> None:
     assert ann.run(box, many, timeout=60)["stdout"] == "started\n"
     stats = ann("GET", f"/sandboxes/{box}/stats").json()
     assert (stats["memory_limit"], stats["pids_limit"]) == (400 * MIB, 100)
+
+
+def test_a_limit_below_what_is_used_is_refused_with_the_reason(way: Way, ann: Api) -> None:
+    """Control groups of version 2 take it, and kill."""
+    way.needs("live_limits")
+    way.outlives_its_limits()
+    box = way.create(ann, resources={"memory": "400Mi"})
+    holds = "import time; held = b'x' * (200 << 20); print('held', flush=True); time.sleep(600)"
+    ann.until_said(box, ann.start(box, ["python3", "-c", holds]), "held")
+    answer = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "96Mi"}})
+    if answer.status_code != 200:
+        refused(answer, 409, "sandbox_limit")
+        assert "memory" in answer.json()["error"]["message"]
+        assert ann("GET", f"/sandboxes/{box}/stats").json()["memory_limit"] == 400 * MIB
+    assert works(ann, box)
 
 
 def test_a_processor_is_shared_out(way: Way, ann: Api) -> None:

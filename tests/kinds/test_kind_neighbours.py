@@ -116,6 +116,7 @@ def test_the_other_users_sandbox_does_not_exist_for_one(ann: Api, attacker: str,
 
 def test_filling_the_disk_fills_ones_own(way: Way, ann: Api, attacker: str, victim: Victim) -> None:
     way.needs("disk_limit")
+    way.outlives_its_limits()
     for place in ("/workspace", "/tmp", "/dev/shm", "/var/tmp"):
         filled = ann.run(attacker, f"dd if=/dev/zero of={place}/fill bs=1M count=4000", timeout=60)
         assert filled["exit_code"] != 0, place
@@ -125,7 +126,8 @@ def test_filling_the_disk_fills_ones_own(way: Way, ann: Api, attacker: str, vict
     victim.is_well()
 
 
-def test_hogging_processors_and_memory_costs_oneself(ann: Api, attacker: str, victim: Victim) -> None:
+def test_hogging_processors_and_memory_costs_oneself(way: Way, ann: Api, attacker: str, victim: Victim) -> None:
+    way.outlives_its_limits()
     for _ in range(8):
         ann.start(attacker, "while :; do :; done")
     for _ in range(3):

@@ -7,6 +7,7 @@ reason. `process`, `vfs`, `remote` and, for root, `hardened` are never skipped.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -31,6 +32,7 @@ class Host:
     def __init__(self) -> None:
         self.servers: list[Server] = []
         self.engine = ""
+        self.gvisor = ""
         self.warmed: set[str] = set()
         self.main: Server | None = None
         self.other: Far | None = None
@@ -51,6 +53,13 @@ class Host:
                 self.engine = started.stdout.strip()
                 docker_engine.add_image(self.engine)
             return {"DOCKER_HOST": self.engine}
+        if kind == "gvisor":
+            if not self.gvisor:
+                found = shutil.which("runsc") or unpacked("runsc")
+                if not found:
+                    pytest.skip("there is no runsc, and Debian's package of it cannot be had")
+                self.gvisor = os.path.dirname(found)
+            return {"PATH": f"{self.gvisor}:{os.environ['PATH']}"}
         if kind == "remote":
             if self.other is None:
                 self.other = Far()
@@ -116,8 +125,9 @@ class Way:
     """One kind, with a server that has it."""
 
     def __init__(self, host: Host, kind: str) -> None:
-        self.host, self.kind = host, kind
+        self.host, self.name = host, kind
         self.declared = KINDS[kind]
+        self.kind = self.declared.kind or kind
         self.server = host.warm(host.server(kind), kind)
 
     def lacks(self, capability: str) -> bool:
@@ -128,13 +138,18 @@ class Way:
         if self.lacks(capability):
             pytest.skip(f"`{self.kind}` declares that it has no {capability}")
 
+    def outlives_its_limits(self) -> None:
+        """Ends a test of what comes after."""
+        if self.declared.ends_at_limits:
+            pytest.skip(f"`{self.name}` declares that it has no life past its limits")
+
     def limits(self, **limits: Any) -> dict[str, Any]:
         """`resources` of a request, without what this kind cannot limit."""
         return {name: limit for name, limit in limits.items() if name != "disk" or not self.lacks("disk_limit")}
 
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""
-        return self.host.warm(self.host.start(**self.host.settings(self.kind)), self.kind)
+        return self.host.warm(self.host.start(**self.host.settings(self.name)), self.name)
 
     def request(self, **body: Any) -> dict[str, Any]:
         """A request for a sandbox of the kind."""
@@ -144,9 +159,18 @@ class Way:
         return api.create(**self.request(**body))
 
 
+def unpacked(package: str) -> str | None:
+    """A program of a newer Debian's package, which is not installed."""
+    place = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "unpacked"
+    place.mkdir(parents=True, exist_ok=True)
+    script = ROOT / "scripts" / "unpacked.sh"
+    done = subprocess.run([script, place, "trixie", package], capture_output=True, text=True)
+    return shutil.which(package, path=Path(done.stdout.strip()) / "usr" / "bin") if done.returncode == 0 else None
+
+
 def available(host: Host, kind: str) -> None:
     """Skips, or fails, where there is no such kind here."""
-    why = host.why_not(kind)
+    why = host.why_not(KINDS[kind].kind or kind)
     # A kind that another program makes is switched on by where that program is.
     if why and kind in ("docker", "remote", "microvm"):
         listed = host.server(kind).api("kinds")("GET", "/kinds").json()["items"]

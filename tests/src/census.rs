@@ -13,7 +13,7 @@ pub struct Census {
     pub processes: Vec<i32>,
     /// Descriptors the warden has open.
     pub descriptors: usize,
-    /// Mounts in the warden's mount namespace.
+    /// Mounts of its data directory in the warden's mount namespace, which others mount in as they like.
     pub mounts: usize,
     /// Network and mount namespaces that processes of this host are in.
     pub namespaces: BTreeSet<PathBuf>,
@@ -39,7 +39,11 @@ impl Census {
         Self {
             processes,
             descriptors: fs::read_dir(proc.join("fd")).map_or(0, Iterator::count),
-            mounts: fs::read_to_string(proc.join("mountinfo")).unwrap_or_default().lines().count(),
+            mounts: fs::read_to_string(proc.join("mountinfo"))
+                .unwrap_or_default()
+                .lines()
+                .filter(|line| line.contains(&*data_dir.to_string_lossy()))
+                .count(),
             namespaces,
             groups: groups_of(pid),
             loops: loops_of(data_dir),

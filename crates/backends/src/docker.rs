@@ -11,7 +11,8 @@ mod image;
 use crate::{
     Backend, BackendError, Guests, Held,
     backend::Building,
-    guests::{RecordV1, aside, refusal},
+    guests::{RecordV1, aside, refusal, uses_more},
+    undo::{self, Release},
 };
 use csb_engine::{Doing, Keeper, warden::WardenError};
 use csb_sys::packet::Conn;
@@ -57,28 +58,29 @@ impl Docker {
     }
 }
 
-/// Undoes what was made, unless it is kept.
-struct Undo {
-    shared: Arc<Shared>,
-    id: Option<SandboxId>,
-}
-
-impl Undo {
-    fn keep(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = shared.release(&id).await {
-                // The next server tries again.
-                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a container");
+impl Release for Shared {
+    /// Removes the container, if it is ours and there, and then what it had here.
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        let place = self.guests.place(id);
+        let record = place.record();
+        if record.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !place.path.exists() {
+            return Ok(());
+        }
+        let docker = self.engine.connect().await?;
+        let known = record.ok().map(|record| record.container).filter(|container| !container.is_empty());
+        // Without a record the server died between the two steps; the name is the same.
+        self.remove(&docker, &known.unwrap_or_else(|| name(id))).await?;
+        let guests = self.guests.clone();
+        aside(move || {
+            let step = "remove the container's directory";
+            let removed =
+                place.remove().map_err(|error| BackendError::Failed { step: step.into(), message: error.to_string() });
+            if guests.is_private() {
+                guests.tidy();
             }
-        });
+            removed
+        })
+        .await
     }
 }
 
@@ -97,21 +99,7 @@ impl Shared {
         let docker = self.ready().await?;
         let (image, binds) = self.image(&docker, spec).await?;
         let program = self.guests.program().await?;
-        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
-        let made = self.build(id, spec, &docker, body::Parts { image, binds, program }).await;
-        match made {
-            Ok(conn) => {
-                undo.keep();
-                Ok(conn)
-            }
-            Err(error) => {
-                // Done before the answer, so that whoever is told finds nothing.
-                if self.release(id).await.is_ok() {
-                    undo.keep();
-                }
-                Err(error)
-            }
-        }
+        undo::whole(self, id, self.build(id, spec, &docker, body::Parts { image, binds, program })).await
     }
 
     async fn build(
@@ -146,30 +134,6 @@ impl Shared {
         }
         record(pid)?;
         place.connect(pid).await
-    }
-
-    /// Removes the container, if it is ours and there, and then what it had here.
-    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
-        let place = self.guests.place(id);
-        let record = place.record();
-        if record.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !place.path.exists() {
-            return Ok(());
-        }
-        let docker = self.engine.connect().await?;
-        let known = record.ok().map(|record| record.container).filter(|container| !container.is_empty());
-        // Without a record the server died between the two steps; the name is the same.
-        self.remove(&docker, &known.unwrap_or_else(|| name(id))).await?;
-        let guests = self.guests.clone();
-        aside(move || {
-            let step = "remove the container's directory";
-            let removed =
-                place.remove().map_err(|error| BackendError::Failed { step: step.into(), message: error.to_string() });
-            if guests.is_private() {
-                guests.tidy();
-            }
-            removed
-        })
-        .await
     }
 
     /// Ends and removes a container that bears this node's label, and no other.
@@ -334,7 +298,7 @@ impl Keeper for Docker {
                     Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOENT)).into())
                 }
                 // The kernel's answer, in the engine's words: more is in use than can be reclaimed.
-                Err(error) if error.to_string().contains("device or resource busy") => {
+                Err(error) if uses_more(&error) => {
                     Err(refusal(step, &io::Error::from_raw_os_error(libc::EBUSY)).into())
                 }
                 done => done.map_err(|error| self.shared.engine.failed(step, error)).map_err(warden(step)),

@@ -114,6 +114,12 @@ fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
     }
 }
 
+/// Whether a runtime says, in its own words or the kernel's, that more memory is in use than a new limit allows.
+pub(crate) fn uses_more(error: &impl std::fmt::Display) -> bool {
+    let said = error.to_string().to_lowercase();
+    said.contains("device or resource busy") || said.contains("unable to set memory limit")
+}
+
 fn hash(path: &Path) -> String {
     hex::encode(&Sha256::digest(path.as_os_str().as_bytes())[..8])
 }

@@ -11,6 +11,7 @@ mod guests;
 mod microvm;
 mod oci;
 mod program;
+mod undo;
 
 pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};

@@ -8,7 +8,8 @@ mod runtime;
 use crate::{
     Backend, BackendError, Guests, Held,
     backend::Building,
-    guests::{Place, RecordV1, aside, refusal},
+    guests::{Place, RecordV1, aside, refusal, uses_more},
+    undo::{self, Release},
 };
 use csb_engine::{Doing, Keeper, warden::WardenError};
 use csb_image::Template;
@@ -37,37 +38,14 @@ pub struct Oci {
 #[derive(Debug)]
 struct Shared {
     guests: Arc<Guests>,
+    /// Held while a container is made, so that nobody removes the group that it will be in.
+    making: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Oci {
     /// Nothing is asked of a runtime before a sandbox is.
     pub fn new(guests: Arc<Guests>) -> Self {
-        Self { shared: Arc::new(Shared { guests }) }
-    }
-}
-
-/// Undoes what was made, unless it is kept.
-struct Undo {
-    shared: Arc<Shared>,
-    id: Option<SandboxId>,
-}
-
-impl Undo {
-    fn keep(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = shared.release(&id).await {
-                // The next server tries again.
-                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a container");
-            }
-        });
+        Self { shared: Arc::new(Shared { guests, making: Arc::default() }) }
     }
 }
 
@@ -133,6 +111,39 @@ fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
+impl Release for Shared {
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        let place = self.guests.place(id);
+        if let Ok(record) = place.record()
+            && !record.container.is_empty()
+        {
+            let runtime = self.runtime(Some(&record.runtime))?;
+            if let Ok(group) = place.group(&record) {
+                // Its end waits for its turns otherwise, or for ever if it stands still.
+                let _ = group.kill();
+            }
+            // A container that is gone already is one that `--force` does not complain of.
+            runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
+        }
+        let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
+        let group = groups.join(id.as_str());
+        let alone = self.making.clone().try_write_owned();
+        aside(move || {
+            remove_groups(&group);
+            // It stays where others are in it, or are about to be.
+            if alone.is_ok() {
+                remove_groups(&groups);
+            }
+            let removed = place.remove().map_err(failed("remove the container's directory"));
+            if guests.is_private() {
+                guests.tidy();
+            }
+            removed
+        })
+        .await
+    }
+}
+
 impl Shared {
     fn group(&self) -> String {
         format!("csb-oci-{}", self.guests.node())
@@ -158,20 +169,7 @@ impl Shared {
         spec.options.work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)?;
         let runtime = self.ready(spec.options.runtime.as_deref())?;
         let template = self.guests.template(&spec.template).await?;
-        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
-        match self.build(id, spec, &runtime, template).await {
-            Ok(conn) => {
-                undo.keep();
-                Ok(conn)
-            }
-            Err(error) => {
-                // Done before the answer, so that whoever is told finds nothing.
-                if self.release(id).await.is_ok() {
-                    undo.keep();
-                }
-                Err(error)
-            }
-        }
+        undo::whole(self, id, self.build(id, spec, &runtime, template)).await
     }
 
     async fn build(
@@ -203,42 +201,16 @@ impl Shared {
             what: format!("{} makes no container here: {error}", runtime.name),
             hint: "ask for another runtime (`runtime`): runc or crun".into(),
         };
-        runtime.run("make the container", &words, None).await.map_err(refused)?;
+        {
+            let _making = self.making.read().await;
+            runtime.run("make the container", &words, None).await.map_err(refused)?;
+        }
         runtime.run("start the container", &["start", id.as_str()], None).await.map_err(refused)?;
         let pid = fs::read_to_string(&pid_file).map_err(failed("read the container's pid"))?;
         let pid =
             pid.trim().parse::<i32>().map_err(|error| failed("read the container's pid")(io::Error::other(error)))?;
         record(pid)?;
         if runtime.is_gvisor() { place.connect_relay(pid).await } else { place.connect(pid).await }
-    }
-
-    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
-        let place = self.guests.place(id);
-        if let Ok(record) = place.record()
-            && !record.container.is_empty()
-        {
-            let runtime = self.runtime(Some(&record.runtime))?;
-            if let Ok(group) = place.group(&record) {
-                // Its end waits for its turns otherwise, or for ever if it stands still.
-                let _ = group.kill();
-            }
-            // A container that is gone already is one that `--force` does not complain of.
-            runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
-        }
-        let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
-        let group = groups.join(id.as_str());
-        aside(move || {
-            remove_groups(&group);
-            if guests.is_private() {
-                remove_groups(&groups);
-            }
-            let removed = place.remove().map_err(failed("remove the container's directory"));
-            if guests.is_private() {
-                guests.tidy();
-            }
-            removed
-        })
-        .await
     }
 
     async fn held(&self) -> Result<Vec<Held>, BackendError> {
@@ -249,8 +221,8 @@ impl Shared {
                 if record.runtime == runtime::GVISOR { place.rejoin(&record) } else { place.reconnect(&record) };
             match joined {
                 Ok(conn) => {
-                    let frozen = place.group(&record).and_then(|group| group.is_frozen().map_err(io::Error::other));
-                    held.push(Held { id, conn, frozen: frozen.unwrap_or(false) });
+                    let frozen = self.is_frozen(&place, &record).await;
+                    held.push(Held { id, conn, frozen });
                 }
                 Err(error) => {
                     tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
@@ -260,8 +232,21 @@ impl Shared {
                 }
             }
         }
+        // Of a server that was killed.
+        remove_groups(Path::new(&self.group()));
         self.guests.tidy();
         Ok(held)
+    }
+
+    /// gVisor stands still by itself, the others' containers by the kernel's freezer.
+    async fn is_frozen(&self, place: &Place, record: &RecordV1) -> bool {
+        if record.runtime == runtime::GVISOR {
+            let Ok(runtime) = self.runtime(Some(&record.runtime)) else { return false };
+            let state = runtime.ask("look at the container", &["state", &record.container]).await.unwrap_or_default();
+            let state: serde_json::Value = serde_json::from_str(&state).unwrap_or_default();
+            return state["status"] == "paused";
+        }
+        place.group(record).and_then(|group| group.is_frozen().map_err(io::Error::other)).unwrap_or(false)
     }
 
     /// Its record, and the runtime that made it.
@@ -273,7 +258,7 @@ impl Shared {
 }
 
 fn warden(step: &str, error: BackendError) -> WardenError {
-    let errno = if error.to_string().contains("device or resource busy") { libc::EBUSY } else { 0 };
+    let errno = if uses_more(&error) { libc::EBUSY } else { 0 };
     WardenError::Failed(Failure { step: step.into(), message: error.to_string(), errno })
 }
 
@@ -298,7 +283,7 @@ impl Keeper for Oci {
                 return Err(refusal(step, &io::Error::from_raw_os_error(libc::ENOTSUP)).into());
             }
             let (record, runtime) = self.shared.known(id, step)?;
-            let text = bundle::resources(&limits).to_string();
+            let text = bundle::resources(&limits, runtime.is_gvisor()).to_string();
             let words = ["update", "--resources", "-", &record.container];
             runtime.run(step, &words, Some(&text)).await.map_err(|error| warden(step, error))
         })
@@ -329,7 +314,7 @@ impl Backend for Oci {
     fn held(&self) -> Building<'_, Vec<Held>> {
         Box::pin(async {
             for guests in self.shared.guests.orphaned() {
-                let other = Shared { guests };
+                let other = Shared { guests, making: Arc::default() };
                 for (id, _) in other.guests.records(Kind::Oci).unwrap_or_default() {
                     if let Err(error) = other.release(&id).await {
                         tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");

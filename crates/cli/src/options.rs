@@ -36,7 +36,7 @@ pub enum Kind {
     Vfs,
     /// A container of a Docker Engine
     Docker,
-    /// A container of runc or crun
+    /// A container of runc, crun or gVisor's runsc
     Oci,
     /// A virtual machine with a kernel of its own; needs root and QEMU
     Microvm,

@@ -33,7 +33,7 @@ const COMMANDS: &[&[&str]] = &[
 const HEAD: &str = "\
 # The `csb` program
 
-This page is made from the program's own help; a test compares them (`CSB_UPDATE=1 cargo nextest run -p csb` writes it anew).
+This page is made from the program's own help; a test compares them (`CSB_BLESS=1 cargo nextest run -p csb` writes it anew).
 
 Results go to stdout, everything else to stderr. `--json` prints results as JSON, and errors as
 `{\"error\":{\"code\",\"message\",\"causes\",\"hint\"}}` on stderr. Without it an error reads:
@@ -92,12 +92,12 @@ fn the_reference_is_what_the_program_says() {
         let _ = write!(page, "\n## csb {}\n\n```text\n{}```\n", words.join(" "), help(words));
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/cli.md");
-    if std::env::var_os("CSB_UPDATE").is_some() {
+    if std::env::var_os("CSB_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &page).unwrap();
     }
     let committed = std::fs::read_to_string(&path).expect("docs/reference/cli.md is there");
-    assert!(committed == page, "docs/reference/cli.md is not what the program says; run this test with CSB_UPDATE=1");
+    assert!(committed == page, "docs/reference/cli.md is not what the program says; run this test with CSB_BLESS=1");
 }
 
 #[test]

@@ -282,6 +282,27 @@ fn killing_csb_leaves_nothing_running() {
 }
 
 #[test]
+fn a_volume_in_a_volume_needs_a_directory_there_and_says_so() {
+    let (outer, inner) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let csb = Csb::new();
+    for read_only in ["", ":ro"] {
+        let volumes = [
+            format!("{}:/workspace/data{read_only}", outer.path().display()),
+            format!("{}:/workspace/data/in/deep", inner.path().display()),
+        ];
+        let run = || csb.run(&["-v", &volumes[0], "-v", &volumes[1], "--", "ls", "/workspace/data/in"]);
+        let refused = run();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("`/workspace/data/in/deep`"), "{said}");
+        assert!(said.contains("hint: make it in that volume"), "{said}");
+        assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
+        fs::create_dir_all(outer.path().join("in/deep")).unwrap();
+        assert_eq!(run().stdout, b"deep\n");
+        fs::remove_dir_all(outer.path().join("in")).unwrap();
+    }
+}
+
+#[test]
 fn nothing_is_left_of_a_run() {
     let csb = Csb::new();
     let mut child = csb.command(&["run", "--", "cat"]).stdin(Stdio::piped()).spawn().unwrap();

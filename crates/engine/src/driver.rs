@@ -334,7 +334,10 @@ impl Driver {
                 self.release();
             }
             Command::Detach { reply } => return Next::Detach(reply),
-            Command::Lost => return Next::End,
+            Command::Lost => {
+                self.hear_last_words();
+                return Next::End;
+            }
             Command::Relinked if self.sandbox.phase() == Phase::Releasing => self.release(),
             Command::Relinked => {}
             Command::Released(done) => return self.on_released(done),
@@ -389,6 +392,13 @@ impl Driver {
         })?;
         self.sandbox.set_limits(limits);
         Ok(())
+    }
+
+    /// The warden may tell of an init's end before we have read what it said: which commands ended, or why it could not begin.
+    fn hear_last_words(&mut self) {
+        while let Some(Ok(Some((bytes, fds)))) = self.port.as_deref().map(Port::try_recv) {
+            self.on_packet(&bytes, fds);
+        }
     }
 
     fn on_packet(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) {

@@ -31,6 +31,11 @@ impl Port {
         self.0.async_io(Interest::READABLE, Conn::recv).await
     }
 
+    /// The next packet that is there; `WouldBlock` where there is none.
+    pub(crate) fn try_recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        self.0.get_ref().recv()
+    }
+
     /// Sends a packet, or says `WouldBlock`.
     pub(crate) fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.0.get_ref().send(bytes, fds)
@@ -44,5 +49,21 @@ impl Port {
                 done => return done,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_died_is_heard_though_it_read_nothing() {
+        let (ours, theirs) = Conn::pair().unwrap();
+        let port = Port::new(ours).unwrap();
+        port.send(b"a plan that nobody reads", &[]).await.unwrap();
+        theirs.send(b"why not", &[]).unwrap();
+        drop(theirs);
+        assert_eq!(port.recv().await.unwrap().unwrap().0, b"why not");
+        assert!(port.recv().await.unwrap().is_none());
     }
 }

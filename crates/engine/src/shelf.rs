@@ -102,7 +102,9 @@ impl Shelf {
             free.drain(..).collect()
         };
         for shelved in old {
-            if let Err(error) = fs::remove_dir_all(&shelved.dir) {
+            if let Err(error) = fs::remove_dir_all(&shelved.dir)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %shelved.dir.display(), %error, "cannot remove an empty directory");
             }
         }

@@ -118,6 +118,18 @@ async fn a_sandbox_that_could_not_be_built_says_why() {
 }
 
 #[tokio::test]
+async fn what_an_init_said_is_heard_when_the_warden_was_faster_to_tell_its_end() {
+    let scratch = Scratch::new();
+    let (handle, readiness, init) = scratch.seat(None);
+    let failure = Failure { step: "mount the root".into(), message: "no".into(), errno: 5 };
+    init.say(&FromInit::Failed(failure.clone()), &[]);
+    drop(init);
+    handle.lost();
+    assert_eq!(within(readiness.wait()).await, Err(failure));
+    within(handle.gone()).await;
+}
+
+#[tokio::test]
 async fn an_exec_s_way_from_request_to_result() {
     let scratch = Scratch::new();
     let (handle, init) = scratch.ready().await;

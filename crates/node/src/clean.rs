@@ -14,8 +14,9 @@ use rustix::{
 };
 use std::{
     collections::HashSet,
+    ffi::{OsStr, OsString},
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -54,10 +55,11 @@ fn is_used(used: &HashSet<PathBuf>, workspace: &Path) -> bool {
     used.iter().any(|used| used.starts_with(workspace) || workspace.starts_with(used))
 }
 
-fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
+/// As they are, whatever bytes tenants name their files with.
+fn names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
         if name != "." && name != ".." {
             names.push(name);
         }
@@ -80,11 +82,11 @@ pub(crate) fn clean(inner: &Inner, locals: &Locals, older: Duration, dry_run: bo
         empty_trash(&top);
     }
     let oldest = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(older);
-    for user in names(&top)?.into_iter().filter(|name| !name.starts_with('.')) {
-        let users = match open_beneath(&top, &user).and_then(|place| tree::open_dir(place, ".")) {
+    for user in names(&top)?.into_iter().filter(|name| !name.as_bytes().starts_with(b".")) {
+        let users = match tree::open_dir(&top, &*user) {
             Ok(users) => users,
             Err(error) => {
-                done.failed.push((user, error.to_string()));
+                done.failed.push((user.display().to_string(), error.to_string()));
                 continue;
             }
         };
@@ -114,9 +116,12 @@ pub(crate) fn clean(inner: &Inner, locals: &Locals, older: Duration, dry_run: bo
             }
         }
         if !dry_run {
-            let _founding = lock(&locals.founding);
-            // Not empty, it stays.
-            let _ = rustix::fs::unlinkat(&top, &user, AtFlags::REMOVEDIR);
+            let founding = lock(&locals.founding);
+            let path = Path::new(&user);
+            // Not empty, it stays. Empty, it may be all of somebody's workspace.
+            if !is_used(&used, path) && !founding.as_ref().is_some_and(|since| is_used(since, path)) {
+                let _ = rustix::fs::unlinkat(&top, &*user, AtFlags::REMOVEDIR);
+            }
         }
     }
     if !dry_run {
@@ -150,20 +155,20 @@ fn used(inner: &Inner, ids: &[SandboxId]) -> HashSet<PathBuf> {
     entries.filter_map(|entry| entry.meta().spec.options.work_dir.as_ref().map(PathBuf::from)).collect()
 }
 
-fn measured(users: &OwnedFd, name: &str) -> io::Result<Measured> {
+fn measured(users: &OwnedFd, name: &OsStr) -> io::Result<Measured> {
     match tree::open_dir(users, name) {
         Ok(dir) => tree::measure(&dir),
         // A file that somebody whose workspace is all of the user's directory left there.
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTDIR | Errno::LOOP)) => {
             let stat = rustix::fs::statat(users, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok(Measured { bytes: stat.st_blocks as u64 * 512, files: 1, modified: stat.st_mtime })
+            Ok(Measured { bytes: stat.st_blocks as u64 * 512, files: 1, modified: tree::changed(&stat) })
         }
         Err(error) => Err(error),
     }
 }
 
 /// Moves a workspace where no sandbox finds it, unless one was made on it meanwhile; from there it is removed.
-fn take(locals: &Locals, top: &OwnedFd, users: &OwnedFd, path: &Path, name: &str) -> io::Result<bool> {
+fn take(locals: &Locals, top: &OwnedFd, users: &OwnedFd, path: &Path, name: &OsStr) -> io::Result<bool> {
     let trash = make_beneath(top, TRASH)?;
     let founding = lock(&locals.founding);
     if founding.as_ref().is_some_and(|since| is_used(since, path)) {

@@ -109,6 +109,9 @@ pub enum CreateError {
     Warden(String),
 }
 
+/// How the step begins that mounts a volume; its place follows.
+const VOLUME: &str = "mount the volume ";
+
 impl CreateError {
     /// What a failure of the warden or of an init means to the one who asked for a sandbox.
     pub(crate) fn from_failure(failure: &Failure) -> Self {
@@ -143,6 +146,12 @@ impl CreateError {
                     what: format!("{}: it is no directory, or leads through a symbolic link", failure.step),
                 }
             }
+            // A place to mount on would have to be made in another volume, whose owner is nobody that we are.
+            libc::EOVERFLOW | libc::EROFS if failure.step.starts_with(VOLUME) => Self::Missing {
+                what: format!("a directory for {} in the volume that it lies in", &failure.step[VOLUME.len()..]),
+                hint: "make it in that volume: nothing is made in a directory of the host to mount another one on"
+                    .into(),
+            },
             libc::ENODEV if failure.step.starts_with("mount the image") => Self::Unsupported {
                 what: "sandbox kind `hardened` on a kernel without EROFS, or without loop devices before Linux 6.12"
                     .into(),
@@ -185,6 +194,10 @@ mod tests {
             let error = CreateError::from_failure(&failure(errno));
             assert!(matches!(&error, CreateError::Capacity { hint, .. } if !hint.is_empty()), "{error}");
         }
+        let step = "mount the volume `/data/in`".to_owned();
+        let error =
+            CreateError::from_failure(&Failure { step, message: "no".into(), errno: libc::EOVERFLOW }).to_string();
+        assert_eq!(error, "a directory for `/data/in` in the volume that it lies in is not there");
         let error = CreateError::from_failure(&failure(libc::EPERM));
         assert_eq!(error.to_string(), "cannot build the sandbox: make the process: no");
     }

@@ -173,7 +173,9 @@ impl Ledger {
     /// Removes the empty files.
     pub(crate) fn tidy(&self) {
         for empty in lock(&self.free).drain(..) {
-            if let Err(error) = fs::remove_file(&empty) {
+            if let Err(error) = fs::remove_file(&empty)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %empty.display(), %error, "cannot remove an empty file");
             }
         }

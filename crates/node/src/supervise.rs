@@ -30,6 +30,8 @@ type Gone = mpsc::UnboundedReceiver<(SandboxId, i32)>;
 
 /// Tries to get a warden back, one after another, before waiting for somebody to want one.
 const ATTEMPTS: u32 = 6;
+/// A warden that ends lets go of its socket within this.
+const ENDING: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Without one, tried again so often.
 const GIVEN_UP: Duration = Duration::from_secs(30);
@@ -100,11 +102,31 @@ pub(crate) async fn hello(conn: Conn) -> Result<Connected, NodeError> {
     })
 }
 
-/// Reaches the warden of a data directory, or starts one.
+/// Reaches the warden of a data directory, or starts one. One that ends at this moment may still take a connection, and says no
+/// word in it: then there will be none soon, and another one is started.
 pub(crate) async fn connect(data_dir: &Path) -> Result<Connected, NodeError> {
-    let dir = data_dir.to_owned();
-    let conn = tokio::task::spawn_blocking(move || csb_warden::start_daemon(&dir)).await;
-    hello(conn.map_err(io::Error::other).and_then(|conn| conn).map_err(|source| NodeError::Warden { source })?).await
+    let patience = Instant::now() + ENDING;
+    loop {
+        let dir = data_dir.to_owned();
+        let reached = tokio::task::spawn_blocking(move || match csb_warden::connect(&dir)? {
+            Some(conn) => Ok((conn, true)),
+            None => Ok((csb_warden::start_daemon(&dir)?, false)),
+        });
+        let reached = reached.await.map_err(io::Error::other).and_then(|reached| reached);
+        let (conn, was_there) = reached.map_err(|source| NodeError::Warden { source })?;
+        match hello(conn).await {
+            Err(NodeError::Warden { source }) if was_there && is_end(&source) && Instant::now() < patience => {
+                tracing::warn!(%source, "a warden ended while it was spoken to");
+                sleep(Duration::from_millis(20)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Makes a new connection the one in use: adopts what the warden holds, cleans up after what it no longer holds.
@@ -351,10 +373,16 @@ async fn reconnect(inner: &Arc<Inner>) -> Gone {
 /// Removes empty directories and files that nobody has wanted for a while.
 pub(crate) async fn tidy(inner: Arc<Inner>) {
     const AGE: Duration = Duration::from_secs(1);
-    loop {
+    for second in 1_u64.. {
         sleep(AGE).await;
         let inner = inner.clone();
         let tidied = tokio::task::spawn_blocking(move || {
+            // Of servers that were killed, as large as the disks that they were to be.
+            if second % 60 == 0
+                && let Err(error) = disk::sweep(&inner.data_dir.join("disks"))
+            {
+                tracing::warn!(%error, "cannot remove old disk images");
+            }
             inner.memory_shelf.tidy(AGE);
             if inner.shelf.tidy(AGE) {
                 inner.ledger.tidy();

@@ -19,7 +19,7 @@ pub(crate) struct Measured {
     pub(crate) bytes: u64,
     /// Files and directories, the top one not counted.
     pub(crate) files: u64,
-    /// When the last of them was changed, seconds since 1970.
+    /// When the last of them was changed, seconds since 1970. Its owner can have it say what he likes, but no time to come.
     pub(crate) modified: i64,
 }
 
@@ -51,6 +51,11 @@ fn stat(dir: &OwnedFd, name: &CString) -> io::Result<Option<Stat>> {
 
 fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Whoever sets a time sets the time of the change as well, and that to now.
+pub(crate) fn changed(stat: &Stat) -> i64 {
+    stat.st_mtime.min(stat.st_ctime)
 }
 
 struct Level {
@@ -97,7 +102,7 @@ pub(crate) fn measure(top: &OwnedFd) -> io::Result<Measured> {
 fn look(dir: &OwnedFd, found: &mut Measured, linked: &mut HashSet<(u64, u64)>) -> io::Result<Level> {
     let own = rustix::fs::fstat(dir)?;
     found.bytes += own.st_blocks as u64 * 512;
-    found.modified = found.modified.max(own.st_mtime);
+    found.modified = found.modified.max(changed(&own));
     let mut pending = Vec::new();
     for name in names(dir)? {
         let Some(stat) = stat(dir, &name)? else { continue };
@@ -113,7 +118,7 @@ fn look(dir: &OwnedFd, found: &mut Measured, linked: &mut HashSet<(u64, u64)>) -
             continue;
         }
         found.bytes += stat.st_blocks as u64 * 512;
-        found.modified = found.modified.max(stat.st_mtime);
+        found.modified = found.modified.max(changed(&stat));
     }
     Ok(Level { place: (own.st_dev, own.st_ino), pending })
 }
@@ -121,20 +126,25 @@ fn look(dir: &OwnedFd, found: &mut Measured, linked: &mut HashSet<(u64, u64)>) -
 /// Removes what is in a directory that nobody else knows any more. Directories that are not empty are brought up to it first, so
 /// that none is ever deep.
 pub(crate) fn empty(top: &OwnedFd) -> io::Result<()> {
-    let mut number = 0_u64;
+    // Names that no earlier call used, which may have been cut short.
+    let (run, mut number) = (csb_types::SandboxId::random(), 0_u64);
+    let mut fresh = || {
+        number += 1;
+        format!("{run}.{number}")
+    };
     loop {
         let all = names(top)?;
         if all.is_empty() {
             return Ok(());
         }
         for name in &all {
-            remove(top, top, name, &mut number)?;
+            remove(top, top, name, &mut fresh)?;
         }
     }
 }
 
 /// Removes an entry of `dir`, or moves what is in it up to `top`.
-fn remove(top: &OwnedFd, dir: &OwnedFd, name: &CString, number: &mut u64) -> io::Result<()> {
+fn remove(top: &OwnedFd, dir: &OwnedFd, name: &CString, fresh: &mut impl FnMut() -> String) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -149,8 +159,7 @@ fn remove(top: &OwnedFd, dir: &OwnedFd, name: &CString, number: &mut u64) -> io:
     for name in names(&inner)? {
         let stat = stat(&inner, &name)?;
         if stat.is_some_and(|stat| is_dir(&stat)) {
-            *number += 1;
-            rustix::fs::renameat(&inner, &name, top, format!("{number}.up"))?;
+            rustix::fs::renameat(&inner, &name, top, fresh())?;
         } else {
             rustix::fs::unlinkat(&inner, &name, AtFlags::empty())?;
         }
@@ -207,6 +216,35 @@ mod tests {
         empty(&open(&tree)).unwrap();
         assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
         assert_eq!(fs::read(&outside).unwrap(), b"stays");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_removal_left_behind_is_removed_with_the_rest() {
+        let dir = scratch();
+        for name in ["1.up/left/over", "2.up/left/over", "a/b/c", "d/e/f"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        empty(&open(&dir)).unwrap();
+        fs::remove_dir(dir).unwrap();
+    }
+
+    #[test]
+    fn no_file_was_changed_in_the_future() {
+        let dir = scratch();
+        let file = fs::File::create(dir.join("f")).unwrap();
+        let now = std::time::SystemTime::now();
+        let day = std::time::Duration::from_secs(86400);
+        let modified = |time| {
+            file.set_modified(time).unwrap();
+            open(&dir);
+            fs::File::open(&dir).unwrap().set_modified(now - 9 * day).unwrap();
+            measure(&open(&dir)).unwrap().modified
+        };
+        let seconds =
+            |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+        assert_eq!(modified(now - 5 * day), seconds(now - 5 * day));
+        assert!(modified(now + 5 * day) <= seconds(now) + 60);
         fs::remove_dir_all(dir).unwrap();
     }
 

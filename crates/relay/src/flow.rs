@@ -73,6 +73,10 @@ impl Outgoing {
         self.muted = true;
     }
 
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
     /// The next piece to send; from then on it counts as sent.
     pub(crate) fn next(&mut self) -> Option<Piece> {
         if self.muted {
@@ -193,6 +197,11 @@ impl Incoming {
             self.told = safe;
         }
         worth.then_some(safe)
+    }
+
+    /// The other half may not have heard what it was told.
+    pub(crate) fn tell_again(&mut self) {
+        self.told = 0;
     }
 
     /// Whether there is something that the other half is still to be told.

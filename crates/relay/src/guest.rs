@@ -81,17 +81,17 @@ impl Guest {
             self.half.join(port).map_err(Gone::Inside)?;
         }
         self.tell_exits();
-        for flow in self.half.sweep() {
-            // The command sees the end only when the init's copy is closed as well.
-            if let Flow::In(exec) = flow {
-                self.half.tell(&ToInit::CloseStdin { exec }, vec![]);
-            }
-        }
         let (other, patience) = match &self.channel {
             Channel::Listener(fd) => (Some(fd.as_fd()), None),
             Channel::Port(_) => (None, (!self.half.has_channel()).then_some(AWAY)),
         };
         let seen = self.half.turn(other, patience).map_err(Gone::Inside)?;
+        for flow in &seen.over {
+            // The command sees the end only when the init's copy is closed as well.
+            if let Flow::In(exec) = flow {
+                self.half.tell(&ToInit::CloseStdin { exec: exec.clone() }, vec![]);
+            }
+        }
         if seen.conn {
             while let Some((bytes, fds)) = self.half.next_packet().map_err(Gone::Inside)? {
                 if let Ok(frame) = csb_wire::decode(&bytes) {

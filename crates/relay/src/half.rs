@@ -47,6 +47,8 @@ pub(crate) struct Ends {
     pub(crate) ends: bool,
     /// Bytes are safe only once the reader of our descriptor has them: it may die, and another may ask for them again.
     pub(crate) careful: bool,
+    /// Nobody reads our descriptor any more, and another may ask for what was not read.
+    pub(crate) stalled: bool,
     /// Nothing was there at the last look.
     pub(crate) quiet: bool,
     /// No more can be read.
@@ -64,6 +66,7 @@ impl Ends {
             incoming: None,
             ends: true,
             careful: false,
+            stalled: false,
             quiet: false,
             at_end: false,
             read_at: None,
@@ -90,7 +93,10 @@ impl Ends {
         let mut wanted = PollFlags::empty();
         let room = self.outgoing.as_ref().is_some_and(|out| out.room() > 0);
         wanted.set(PollFlags::IN, room && !self.at_end && self.read_at.is_none_or(|at| at <= now));
-        wanted.set(PollFlags::OUT, self.incoming.as_ref().is_some_and(|incoming| !incoming.waiting().is_empty()));
+        wanted.set(
+            PollFlags::OUT,
+            !self.stalled && self.incoming.as_ref().is_some_and(|incoming| !incoming.waiting().is_empty()),
+        );
         wanted
     }
 
@@ -126,7 +132,7 @@ impl Ends {
     /// Hands on what arrived, as far as it is taken. False: nobody takes any more.
     fn write(&mut self) -> bool {
         let Some(incoming) = &mut self.incoming else { return true };
-        while !incoming.waiting().is_empty() {
+        while !incoming.waiting().is_empty() && !self.stalled {
             let bytes = incoming.waiting();
             let written = match self.source {
                 Source::Socket => rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL),
@@ -136,6 +142,7 @@ impl Ends {
                 Ok(count) => incoming.wrote(count),
                 Err(rustix::io::Errno::AGAIN) => return true,
                 Err(rustix::io::Errno::INTR) => {}
+                Err(_) if self.careful => self.stalled = true,
                 Err(_) => {
                     incoming.give_up();
                     return false;
@@ -154,6 +161,7 @@ impl Ends {
         let written = incoming.written();
         match self.source {
             _ if !self.careful => written,
+            _ if self.stalled => 0,
             Source::Socket if pipe::is_taken(&self.fd).unwrap_or(true) => written,
             Source::Socket => 0,
             _ => written.saturating_sub(pipe::unread(&self.fd).unwrap_or(0)),
@@ -181,6 +189,8 @@ pub(crate) struct Seen {
     pub(crate) conn: bool,
     pub(crate) channel: bool,
     pub(crate) other: bool,
+    /// Flows that are over, and closed.
+    pub(crate) over: Vec<Flow>,
     flows: Vec<(Flow, PollFlags)>,
 }
 
@@ -266,11 +276,20 @@ impl Half {
         let again: Vec<Frame> =
             self.unheard.iter().map(|(number, body)| Frame::Said { number: *number, body: body.clone() }).collect();
         again.iter().for_each(|frame| self.put(frame));
-        for (flow, offset) in have {
-            if let Some(out) = self.flows.get_mut(flow).and_then(|ends| ends.outgoing.as_mut()) {
-                out.rewind(*offset);
+        let have: HashMap<&Flow, u64> = have.iter().map(|(flow, offset)| (flow, *offset)).collect();
+        let mut broken = Vec::new();
+        for (flow, ends) in &mut self.flows {
+            // What was told may be lost.
+            ends.incoming.iter_mut().for_each(Incoming::tell_again);
+            if ends.incoming.as_ref().is_some_and(Incoming::is_broken) {
+                broken.push(Frame::Broken { flow: flow.clone() });
+            }
+            if let Some(out) = ends.outgoing.as_mut().filter(|out| !out.is_muted()) {
+                // What is not known there yet was asked for in what goes again; what is over there will be said to be.
+                out.rewind(have.get(flow).copied().unwrap_or(0));
             }
         }
+        broken.iter().for_each(|frame| self.put(frame));
     }
 
     fn put(&mut self, frame: &Frame) {
@@ -356,6 +375,7 @@ impl Half {
             }
         }
         let owes = self.answer();
+        let over = self.sweep();
         self.fill();
         self.flush();
         let mut patience = patience;
@@ -363,7 +383,11 @@ impl Half {
             patience = Some(patience.unwrap_or(self.look).min(self.look));
             self.look = (self.look * 2).min(MOST_LOOK);
         }
-        self.wait(other, patience)
+        if !over.is_empty() {
+            // What the side does about it comes first.
+            patience = Some(Duration::ZERO);
+        }
+        Ok(Seen { over, ..self.wait(other, patience)? })
     }
 
     fn wait(&mut self, other: Option<BorrowedFd<'_>>, mut patience: Option<Duration>) -> io::Result<Seen> {
@@ -398,6 +422,7 @@ impl Half {
             conn: any(0, 1),
             channel: any(with_channel, with_other),
             other: any(with_other, polled.len()),
+            over: Vec::new(),
             flows: flows
                 .iter()
                 .zip(&polled[1..])
@@ -520,7 +545,7 @@ impl Half {
     }
 
     /// Closes flows that are over, and says which.
-    pub(crate) fn sweep(&mut self) -> Vec<Flow> {
+    fn sweep(&mut self) -> Vec<Flow> {
         let over: Vec<Flow> =
             self.flows.iter().filter(|(_, ends)| ends.is_done()).map(|(flow, _)| flow.clone()).collect();
         over.iter().for_each(|flow| drop(self.flows.remove(flow)));

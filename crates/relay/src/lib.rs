@@ -9,6 +9,8 @@
 
 mod flow;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guest;
 mod half;
 mod host;

@@ -67,9 +67,10 @@ impl Kind {
                 &[(Capability::Disk, "a `vfs` sandbox is in memory only; `process` has a disk")],
             ),
             Self::Docker => ("a container of a Docker Engine, with its namespaces, control group and filter", &[]),
-            Self::Oci => {
-                ("a container of runc or crun, without an engine, with namespaces, control group and our filter", &[])
-            }
+            Self::Oci => (
+                "a container of runc, crun or gVisor's runsc, without an engine, with namespaces, control group and our filter",
+                &[],
+            ),
             Self::Microvm => (
                 "a virtual machine with a kernel of its own, whose VMM has a user, a control group, namespaces and a filter of \
                  its own and no network; inside, our filter and no capability",

@@ -19,7 +19,7 @@ pub enum Kind {
     Vfs,
     /// A container of a Docker Engine on this host.
     Docker,
-    /// A container of an OCI runtime: runc, crun.
+    /// A container of an OCI runtime: runc, crun, gVisor's runsc.
     Oci,
     /// A virtual machine with a kernel of its own.
     Microvm,
@@ -69,7 +69,7 @@ pub struct KindOptions {
     /// `docker`: the container's network; default `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_mode: Option<String>,
-    /// `oci`: `runc` or `crun`; default: the first that is there.
+    /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// `remote`: base addresses of servers, tried in this order.

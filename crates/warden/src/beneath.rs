@@ -48,10 +48,22 @@ impl Beneath {
         for _ in 0..TRIES {
             match rustix::fs::openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Err(Errno::AGAIN) => {}
+                Err(Errno::NOSYS) => return self.walk(name, flags),
                 other => return Ok(other?),
             }
         }
         Err(Errno::AGAIN.into())
+    }
+
+    /// As `open` on a kernel without openat2(2), which is gVisor's: links are not followed at all.
+    fn walk(&self, name: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut at = self.root.try_clone()?;
+        for part in name.parent().into_iter().flat_map(Path::components) {
+            at = rustix::fs::openat(&at, part.as_os_str(), step, Mode::empty())?;
+        }
+        let last = name.file_name().unwrap_or(OsStr::new("."));
+        Ok(rustix::fs::openat(&at, last, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Makes a directory and its missing parents; one that is there, also behind a link, is fine.

@@ -88,7 +88,15 @@ fn terminal(size: csb_types::PtySize) -> Result<Streams, Failure> {
         let master = rustix::pty::openpt(flags)?;
         rustix::pty::unlockpt(&master)?;
         tty::set_size(&master, size.cols, size.rows)?;
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        let slave = match rustix::pty::ioctl_tiocgptpeer(&master, flags) {
+            // gVisor knows it by its name alone.
+            Err(rustix::io::Errno::NOTTY) => {
+                let name = rustix::pty::ptsname(&master, Vec::new())?;
+                let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+                rustix::fs::open(name.as_c_str(), flags, Mode::empty())?
+            }
+            peer => peer?,
+        };
         // Ours, and the command may open it again by its name, whatever user it becomes.
         rustix::fs::fchmod(&slave, Mode::from_raw_mode(0o666))?;
         Ok((master, slave))

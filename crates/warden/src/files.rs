@@ -326,8 +326,12 @@ pub(crate) fn open_regular(path: &Path) -> Result<File, FileError> {
 fn open_plain(path: &Path, flags: OFlags, mode: u32) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::NO_MAGICLINKS;
-    let fd = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::from_raw_mode(mode), resolve)?;
-    Ok(fd.into())
+    let mode = Mode::from_raw_mode(mode);
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, mode, resolve) {
+        // gVisor's kernel, whose `/proc` shows no program of the host's.
+        Err(rustix::io::Errno::NOSYS) => Ok(rustix::fs::open(path, flags, mode)?.into()),
+        opened => Ok(opened?.into()),
+    }
 }
 
 pub(crate) fn refuse_proc(file: &File) -> io::Result<()> {

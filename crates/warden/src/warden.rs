@@ -38,6 +38,8 @@ struct Server {
 
 /// Between two attempts to remove a cgroup that is still busy.
 const BUSY_GROUP: Duration = Duration::from_millis(2);
+/// What a killed warden's sandboxes take to die, at most.
+const DYING: Duration = Duration::from_secs(30);
 /// From a child's signal until all children are looked at: of several that end at once, the kernel names one.
 const SWEEP: Duration = Duration::from_millis(5);
 
@@ -462,12 +464,21 @@ fn unknown(id: &SandboxId) -> Failure {
     Failure { step: "find the sandbox".into(), message: format!("no sandbox {id} on this host"), errno: libc::ENOENT }
 }
 
-/// Ends what a warden that died left behind: its sandboxes died with it, their cgroups did not.
+/// Ends what a warden that died left behind: its sandboxes died with it, their cgroups did not. Who has much memory, or had no
+/// turn, takes a while to die.
 pub(crate) fn clear_leftovers(cgroups: &Root) -> Result<(), CgroupError> {
-    for id in cgroups.leftovers()? {
-        let group = cgroups.open(&id)?;
-        group.kill()?;
-        group.remove()?;
+    let left = cgroups.leftovers()?;
+    for id in &left {
+        cgroups.open(id)?.kill()?;
+    }
+    let patience = Instant::now() + DYING;
+    for id in &left {
+        loop {
+            match cgroups.open(id)?.remove() {
+                Err(error) if error.source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < patience => {}
+                done => break done?,
+            }
+        }
     }
     Ok(())
 }

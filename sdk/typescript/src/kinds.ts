@@ -47,7 +47,7 @@ export interface DockerOptions extends KindLimits {
 /** A container of an OCI runtime. */
 export interface OciOptions extends KindLimits {
   kind: 'oci';
-  /** `runc` or `crun`; default: the first that is there. */
+  /** `runc`, `crun` or `runsc`; default: the first that is there. */
   runtime?: string | undefined;
   /** A place inside, such as `/app`, at which the workspace is shown as well. */
   workDir?: string | undefined;

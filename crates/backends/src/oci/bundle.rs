@@ -29,6 +29,8 @@ const MASKED: [&str; 15] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
+/// Of gVisor's own, whatever runs inside.
+const GVISOR_THREADS: i64 = 256;
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -75,7 +77,7 @@ pub(super) fn config(
         let access = if volume.read_only { "ro" } else { "rw" };
         mounts.push(mount(&guest, "none", &host, &["bind", access, "nosuid", "nodev"]));
     }
-    let mut resources = resources(limits);
+    let mut resources = resources(limits, relayed);
     resources["devices"] = json!([{ "allow": false, "access": "rwm" }]);
     let namespaces = ["pid", "ipc", "uts", "mount", "network", "cgroup"].map(|kind| json!({ "type": kind }));
     json!({
@@ -106,8 +108,9 @@ pub(super) fn config(
     })
 }
 
-/// As [`config`], where the runtime writes limits of a container that lives.
-pub(super) fn resources(limits: &csb_types::Limits) -> Value {
+/// As [`config`], where the runtime writes limits of a container that lives. Of gVisor the host's kernel sees threads, of which
+/// each process inside has a few.
+pub(super) fn resources(limits: &csb_types::Limits, gvisor: bool) -> Value {
     let (quota, period) = quota(limits);
     let mut cpu = json!({ "quota": quota, "period": period });
     if let Some(weight) = limits.cpu_weight {
@@ -116,6 +119,6 @@ pub(super) fn resources(limits: &csb_types::Limits) -> Value {
     json!({
         "memory": { "limit": limits.memory, "swap": limits.memory },
         "cpu": cpu,
-        "pids": { "limit": pids(limits) },
+        "pids": { "limit": if gvisor { 4 * pids(limits) + GVISOR_THREADS } else { pids(limits) } },
     })
 }

@@ -58,6 +58,18 @@ impl Runtime {
 
     /// Runs it; what it says on standard error is why it failed.
     pub(super) async fn run(&self, step: &str, words: &[&str], input: Option<&str>) -> Result<(), BackendError> {
+        self.call(step, words, input).await.map(drop)
+    }
+
+    /// Runs it for what it says on standard output.
+    pub(super) async fn ask(&self, step: &str, words: &[&str]) -> Result<String, BackendError> {
+        let mut out = self.call(step, words, None).await?;
+        let mut text = String::new();
+        let read = std::io::Seek::rewind(&mut out).and_then(|()| std::io::Read::read_to_string(&mut out, &mut text));
+        read.map(|_| text).map_err(|error| BackendError::Failed { step: step.into(), message: error.to_string() })
+    }
+
+    async fn call(&self, step: &str, words: &[&str], input: Option<&str>) -> Result<std::fs::File, BackendError> {
         let failed = |message: String| BackendError::Failed { step: step.into(), message };
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(&self.state);
@@ -68,8 +80,9 @@ impl Runtime {
         command.args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").kill_on_drop(true);
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         // The container inherits its streams: a file, not a pipe whose end somebody would wait for.
-        let (out, mut said) = (tempfile::tempfile(), tempfile::tempfile().map_err(|error| failed(error.to_string()))?);
-        command.stdout(out.map_err(|error| failed(error.to_string()))?);
+        let file = || tempfile::tempfile().map_err(|error| failed(error.to_string()));
+        let (out, mut said) = (file()?, file()?);
+        command.stdout(out.try_clone().map_err(|error| failed(error.to_string()))?);
         command.stderr(said.try_clone().map_err(|error| failed(error.to_string()))?);
         let mut child = command.spawn().map_err(|error| failed(format!("`{}`: {error}", self.program.display())))?;
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
@@ -78,7 +91,7 @@ impl Runtime {
         let status = tokio::time::timeout(PATIENCE, child.wait()).await;
         let status = status.map_err(|_| failed(format!("`{}` does not end", self.name)))?;
         if status.map_err(|error| failed(error.to_string()))?.success() {
-            return Ok(());
+            return Ok(out);
         }
         let mut words = String::new();
         let read = std::io::Seek::rewind(&mut said).and_then(|()| std::io::Read::read_to_string(&mut said, &mut words));

@@ -17,6 +17,8 @@ pub fn trials() -> Vec<Trial> {
         trial("ready_sandboxes_return_to_the_pool_and_used_ones_never", pool),
         trial("a_second_server_on_the_same_directory_is_refused", in_use),
         trial("a_restart_in_the_middle_of_a_flood_repeats_nothing", flood),
+        trial("a_warden_that_ends_while_a_server_starts_keeps_no_server_from_starting", ending_warden),
+        trial("sandboxes_that_are_still_dying_keep_no_server_from_starting", dying),
     ]
 }
 
@@ -220,5 +222,41 @@ async fn flood(host: Host) {
         assert_eq!(lines.next().and_then(|l| l.parse().ok()), Some(i));
     }
     assert_eq!(lines.next(), None);
+    within(node.stop_all()).await;
+}
+
+/// One that was killed takes connections until the kernel has closed its socket, and says nothing in them.
+async fn ending_warden(host: Host) {
+    let run = host.dir.join("run");
+    std::fs::create_dir(&run).unwrap();
+    let dying = csb_sys::packet::Listener::bind(&run.join("warden.sock")).unwrap();
+    let ended = std::thread::spawn(move || {
+        drop(dying.accept().unwrap());
+        drop(dying.accept().unwrap());
+    });
+    let node = host.node(0).await;
+    ended.join().unwrap();
+    let sandbox = node.create(SandboxSpec::default()).await.unwrap();
+    assert_eq!(sh(&sandbox, "echo on").await.1, "on\n");
+    within(node.stop_all()).await;
+}
+
+/// Server and warden are killed together, and what ran takes a while to die: the kernel frees its memory page by page.
+async fn dying(host: Host) {
+    let node = host.node(0).await;
+    let line = "import time; held = b'x' * (400 << 20); print('held', flush=True); time.sleep(600)";
+    for _ in 0..3 {
+        let sandbox = node.create(SandboxSpec::default()).await.unwrap();
+        let exec = sandbox.exec(ExecSpec::argv(["python3", "-c", line])).await.unwrap();
+        within(exec.output(0).next()).await.unwrap();
+    }
+    let warden = node.warden().pid;
+    within(node.shutdown()).await;
+    drop(node);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(warden).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    let node = host.node(0).await;
+    let sandbox = node.create(SandboxSpec::default()).await.unwrap();
+    assert_eq!(sh(&sandbox, "echo on").await.1, "on\n");
     within(node.stop_all()).await;
 }

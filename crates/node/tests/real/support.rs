@@ -182,7 +182,11 @@ impl Left {
     /// What is there now.
     pub fn now(dir: &Path) -> Self {
         let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
-        let lines = |path: &str| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        // Others on this host mount as they like.
+        let mine = dir.to_string_lossy().into_owned();
+        let mounts = |path: &str| {
+            std::fs::read_to_string(path).unwrap_or_default().lines().filter(|line| line.contains(&mine)).count()
+        };
         // Emptied, they wait for another sandbox, and go when none comes.
         let is_kept = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("free-");
         let inside = |name: &str| {
@@ -194,10 +198,10 @@ impl Left {
             cgroups: cgroups(dir),
             entries: inside("spool") + inside("sandboxes") + inside("disks"),
             descriptors: count("/proc/self/fd"),
-            mounts: lines("/proc/self/mounts"),
+            mounts: mounts("/proc/self/mountinfo"),
             // One for each process that forks, whose number changes.
             warden_descriptors: count(&format!("/proc/{warden}/fd")).saturating_sub(forkers(dir).len()),
-            warden_mounts: lines(&format!("/proc/{warden}/mounts")),
+            warden_mounts: mounts(&format!("/proc/{warden}/mountinfo")),
         }
     }
 

@@ -13,7 +13,11 @@ use axum::http::Method;
 use csb_api::{ErrorCode, KindName, ResourcesRequest, SandboxRequest, SandboxState, SandboxView, time_from_ms};
 use csb_types::SandboxId;
 use serde_json::{Value, json};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Path at which sandboxes are made.
 pub(super) const SANDBOXES: &str = "/api/v1/sandboxes";
@@ -21,8 +25,10 @@ pub(super) const SANDBOXES: &str = "/api/v1/sandboxes";
 const FRESH: Duration = Duration::from_secs(2);
 /// For how long a server is sure to know an idempotency key; a little less than servers do.
 const KEY_AGE_MS: i64 = 23 * 3600 * 1000;
-/// Items of a page of another server's list.
+/// Items of a page of another server's list; fewer where they are too large for one answer.
 const PAGE: u32 = 1000;
+/// Pages of a list that are read, whatever its server says.
+const MOST_PAGES: u32 = 10_000;
 
 /// A caller's sandbox of another server.
 #[derive(Debug, Clone)]
@@ -165,6 +171,38 @@ pub(super) fn gone(result: Result<(), FarError>) -> Result<(), AppError> {
 /// Whether an answer says that the sandbox or session is no more.
 pub fn is_gone(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::SandboxNotFound | ErrorCode::SandboxGone | ErrorCode::SessionNotFound)
+}
+
+/// What a server's list says of these, by its own ids. Others there may be anybody's, and as large as their owners like.
+async fn listed(endpoint: &Endpoint, ours: &[MineFar]) -> Result<HashMap<String, Value>, FarError> {
+    let wanted: HashSet<&str> = ours.iter().map(|mine| &*mine.far.far_id).collect();
+    let mut there = HashMap::new();
+    let (mut size, mut cursor) = (PAGE, String::new());
+    for _ in 0..MOST_PAGES {
+        let ask = Ask { wait: false, ..Ask::new(Method::GET, format!("{SANDBOXES}?limit={size}{cursor}")) };
+        let mut page = match endpoint.json(ask).await {
+            Err(FarError::Strange { .. }) if size > 1 => {
+                size = (size / 4).max(1);
+                continue;
+            }
+            page => page?,
+        };
+        for item in page["items"].as_array_mut().into_iter().flatten() {
+            if let Some(id) = item["sandbox_id"].as_str().filter(|id| wanted.contains(id)).map(str::to_owned) {
+                there.insert(id, item.take());
+            }
+        }
+        match page["next_cursor"].as_str() {
+            Some(next)
+                if there.len() < wanted.len()
+                    && next.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c)) =>
+            {
+                cursor = format!("&cursor={next}");
+            }
+            _ => break,
+        }
+    }
+    Ok(there)
 }
 
 /// Whether a refusal says nothing about whether a thing was made.
@@ -337,13 +375,17 @@ impl App {
 
     /// A refresh of what is known of sandboxes elsewhere, one at a time, that nobody waits for.
     pub(super) fn refresh_later(self: &Arc<Self>) {
-        let Ok(mut last) = self.refreshed.try_lock() else { return };
-        if last.is_some_and(|at| at.elapsed() < FRESH) || self.remotes.known.all().is_empty() {
+        let fresh = self.refreshed.try_lock().map(|last| last.is_some_and(|at| at.elapsed() < FRESH));
+        if fresh.unwrap_or(true) || self.remotes.known.all().is_empty() {
             return;
         }
-        *last = Some(std::time::Instant::now());
         let app = self.clone();
-        tokio::spawn(async move { app.refresh_remotes().await });
+        tokio::spawn(async move {
+            // Held to the end: a server that answers slowly is not asked the same once more meanwhile.
+            let Ok(mut last) = app.refreshed.try_lock() else { return };
+            app.refresh_remotes().await;
+            *last = Some(std::time::Instant::now());
+        });
     }
 
     /// Asks each server for its list, and compares. A server that does not answer changes nothing.
@@ -364,23 +406,7 @@ impl App {
 
     async fn refresh_at(&self, all: &[MineFar]) -> Result<(), AppError> {
         let endpoint = all[0].endpoint()?;
-        let mut there: HashMap<String, Value> = HashMap::new();
-        let mut cursor = String::new();
-        loop {
-            let ask = Ask { wait: false, ..Ask::new(Method::GET, format!("{SANDBOXES}?limit={PAGE}{cursor}")) };
-            let mut page = endpoint.json(ask).await?;
-            for item in page["items"].as_array_mut().into_iter().flatten() {
-                if let Some(id) = item["sandbox_id"].as_str().map(str::to_owned) {
-                    there.insert(id, item.take());
-                }
-            }
-            match page["next_cursor"].as_str() {
-                Some(next) if next.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c)) => {
-                    cursor = format!("&cursor={next}");
-                }
-                _ => break,
-            }
-        }
+        let mut there = listed(endpoint, all).await?;
         for mine in all {
             let before = mine.far.seen();
             if mine.far.is_releasing() {
@@ -388,7 +414,11 @@ impl App {
             }
             match there.remove(&mine.far.far_id) {
                 Some(view) => {
-                    mine.adapt(view)?;
+                    if let Err(error) = mine.adapt(view) {
+                        // One that cannot be read says nothing about the others.
+                        tracing::debug!(sandbox = %mine.id, %error, "what is there is not known");
+                        continue;
+                    }
                     let now = mine.far.seen();
                     if now != before {
                         self.saw_remote(&mine.id, &now).await?;

@@ -4,7 +4,7 @@ use super::{
     App, AppError, Idem, Outcome, Owned,
     idempotency::Turn,
     remote::{SANDBOXES, far_request, gone},
-    session_view,
+    sessions::new_session,
 };
 use crate::{
     auth::Identity,
@@ -88,28 +88,18 @@ impl App {
             let owned = Owned::new(user_id.clone(), Some(id.clone()), None);
             let made = (sandbox_id.clone(), room, owned);
             let fresh = app.fresh_far(made, &endpoint, Some(far_session.clone()), view, row).await?;
-            let now = now_ms();
-            let row = SessionRow {
-                id: id.clone(),
-                user_id: user_id.to_string(),
-                state: SessionState::Running,
-                sandbox_id: Some(sandbox_id.to_string()),
-                request: sandbox_request,
-                template: fresh.view().template,
-                note: None,
-                timeout_ms: lifetime.map(|l| l.as_millis() as i64),
-                created_ms: now,
-                updated_ms: now,
-                expires_ms: lifetime.map(|l| now + l.as_millis() as i64),
-            };
-            let view = session_view(&row)?;
-            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
+            let template = fresh.view().template;
+            let row = new_session(id.clone(), &user_id, &sandbox_id, sandbox_request, template, lifetime);
             let far = RemoteSessionRow { id: id.clone(), endpoint: endpoint.url.clone(), far_id: far_session.clone() };
             app.db.add_remote_session(&far).await?;
-            app.db.add_session(&row, &fresh.row(), answer.as_ref()).await?;
-            if let Some(claimed) = claimed {
-                claimed.answered();
-            }
+            let view = match app.add_session(&row, &fresh.row(), claimed).await {
+                Ok(view) => view,
+                Err(error) => {
+                    // Of a session that there is not, nobody would remove it.
+                    app.db.forget_remote_session(&id).await?;
+                    return Err(error);
+                }
+            };
             fresh.keep();
             let far = FarSession { url: endpoint.url.clone(), endpoint: Some(endpoint), far_id: far_session };
             app.remotes.known.insert_session(id, Arc::new(far));

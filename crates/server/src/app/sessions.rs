@@ -4,16 +4,20 @@
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
 use super::{
-    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Turn, places,
+    App, AppError, CodeRun, Idem, MineFarSession, Outcome,
+    code::HandlerCall,
+    execs::Start,
+    idempotency::{Claimed, Turn},
+    places,
     sandboxes::Mine,
 };
 use crate::{
     auth::Identity,
-    db::{After, SessionRow, now_ms},
+    db::{After, NewSandbox, SessionRow, now_ms},
 };
 use csb_api::{
-    ErrorCode, ExecResultView, Page, ResourcesView, Role, RunCodeRequest, SandboxState, Seconds, SessionRequest,
-    SessionState, SessionView, time_from_ms,
+    ErrorCode, ExecResultView, Page, ResourcesView, Role, RunCodeRequest, SandboxRequest, SandboxState, Seconds,
+    SessionRequest, SessionState, SessionView, time_from_ms,
 };
 use csb_types::{Kind, Phase, SandboxId, SessionId};
 use serde_json::Value;
@@ -48,7 +52,48 @@ pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
     })
 }
 
+/// A session that begins now.
+pub(super) fn new_session(
+    id: String,
+    user_id: &str,
+    sandbox: &SandboxId,
+    request: SandboxRequest,
+    template: String,
+    lifetime: Option<Duration>,
+) -> SessionRow {
+    let now = now_ms();
+    SessionRow {
+        id,
+        user_id: user_id.to_owned(),
+        state: SessionState::Running,
+        sandbox_id: Some(sandbox.to_string()),
+        request,
+        template,
+        note: None,
+        timeout_ms: lifetime.map(|l| l.as_millis() as i64),
+        created_ms: now,
+        updated_ms: now,
+        expires_ms: lifetime.map(|l| now + l.as_millis() as i64),
+    }
+}
+
 impl App {
+    /// Stores a new session with its first sandbox, and the answer under its idempotency key.
+    pub(super) async fn add_session(
+        &self,
+        row: &SessionRow,
+        sandbox: &NewSandbox,
+        claimed: Option<Claimed>,
+    ) -> Result<SessionView, AppError> {
+        let view = session_view(row)?;
+        let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
+        self.db.add_session(row, sandbox, answer.as_ref()).await?;
+        if let Some(claimed) = claimed {
+            claimed.answered();
+        }
+        Ok(view)
+    }
+
     /// Creates a session and its first sandbox.
     pub async fn create_session(
         self: &Arc<Self>,
@@ -83,26 +128,8 @@ impl App {
         self.finish(async move {
             let template = request.template_id.unwrap_or_else(|| spec.template.clone());
             let fresh = app.make(&user_id, true, spec, Some(id.clone()), None).await?;
-            let now = now_ms();
-            let row = SessionRow {
-                id,
-                user_id: user_id.to_string(),
-                state: SessionState::Running,
-                sandbox_id: Some(fresh.id().to_string()),
-                request: sandbox_request,
-                template,
-                note: None,
-                timeout_ms: lifetime.map(|l| l.as_millis() as i64),
-                created_ms: now,
-                updated_ms: now,
-                expires_ms: lifetime.map(|l| now + l.as_millis() as i64),
-            };
-            let view = session_view(&row)?;
-            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
-            app.db.add_session(&row, &fresh.row(), answer.as_ref()).await?;
-            if let Some(claimed) = claimed {
-                claimed.answered();
-            }
+            let row = new_session(id, &user_id, fresh.id(), sandbox_request, template, lifetime);
+            let view = app.add_session(&row, &fresh.row(), claimed).await?;
             fresh.keep();
             Ok(Outcome::Made(view))
         })

@@ -34,6 +34,8 @@ pub const MOST_FRAME: usize = 1 << 20;
 const PING: Duration = Duration::from_secs(20);
 /// A peer that answers no ping for this long is gone.
 const SILENCE: Duration = Duration::from_secs(70);
+/// A peer that does not say goodbye within this is left.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 enum Input {
     Bytes(Bytes),
@@ -42,7 +44,7 @@ enum Input {
 
 /// Serves one socket until the exec ends, the client hangs up or the server stops.
 pub async fn attach(socket: WebSocket, app: Arc<App>, exec: Exec, from: u64, id: RequestId, held: Option<InFlight>) {
-    let (mut sink, source) = socket.split();
+    let (mut sink, mut source) = socket.split();
     let (replies, mut pending) = mpsc::channel::<WsServer>(16);
     let (stdin, feeds) = mpsc::channel::<Input>(16);
     let writer = tokio::spawn(feed(exec.clone(), feeds, replies.clone(), id.clone()));
@@ -71,17 +73,35 @@ pub async fn attach(socket: WebSocket, app: Arc<App>, exec: Exec, from: u64, id:
         send(&mut sink, &WsServer::End(exec_view(&exec))).await?;
         sink.close().await
     };
-    let input = read(source, &exec, stdin, replies, &id);
-    tokio::pin!(output, input);
-    let ended = tokio::select! {
-        ended = &mut output => ended,
-        () = &mut input => Ok(()),
+    let ended = {
+        let input = read(&mut source, &exec, stdin, replies, &id);
+        tokio::pin!(output, input);
+        tokio::select! {
+            ended = &mut output => Some(ended),
+            () = &mut input => None,
+        }
     };
-    if let Err(error) = ended {
-        tracing::debug!(exec = %exec.id(), %error, "socket");
-    }
     writer.abort();
+    match ended {
+        Some(Ok(())) => farewell(&mut source, &app).await,
+        Some(Err(error)) => tracing::debug!(exec = %exec.id(), %error, "socket"),
+        None => {}
+    }
     drop(held);
+}
+
+/// Reads a peer to its goodbye, when ours is said. What it had sent before and nobody read would have the kernel reset the
+/// connection, and the peer might not hear the end.
+pub async fn farewell(source: &mut SplitStream<WebSocket>, app: &App) {
+    let heard = async {
+        while let Some(Ok(message)) = source.next().await
+            && !matches!(message, Message::Close(_))
+        {}
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, heard) => {}
+        () = app.stopping.cancelled() => {}
+    }
 }
 
 async fn send(sink: &mut SplitSink<WebSocket, Message>, frame: &WsServer) -> Result<(), axum::Error> {
@@ -91,7 +111,7 @@ async fn send(sink: &mut SplitSink<WebSocket, Message>, frame: &WsServer) -> Res
 
 /// Reads the client until it hangs up. A full stdin queue stops the reading, and so the client.
 async fn read(
-    mut source: SplitStream<WebSocket>,
+    source: &mut SplitStream<WebSocket>,
     exec: &Exec,
     stdin: mpsc::Sender<Input>,
     replies: mpsc::Sender<WsServer>,

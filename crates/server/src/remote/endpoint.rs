@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use csb_api::{ErrorBody, ErrorCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use reqwest::Response;
 use std::time::{Duration, Instant};
 
@@ -277,6 +277,7 @@ impl Endpoint {
         let body = Limited::new(reqwest::Body::from(response), MOST_ANSWER).collect();
         match tokio::time::timeout(ANSWER_TIME, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(self.strange("answers with more than 1 MiB", true)),
             Ok(Err(error)) => Err(FarError::Lost { server: self.name.clone(), why: error.to_string() }),
             Err(_) => Err(FarError::Lost { server: self.name.clone(), why: "the answer did not arrive".into() }),
         }

@@ -1,7 +1,7 @@
 //! Which headers pass, either way. What is not named here stays: credentials and cookies of our callers, hop-by-hop fields,
 //! and whatever a far server would have browsers do with our name.
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 const ASKED: [HeaderName; 5] = [
     header::ACCEPT,
@@ -11,7 +11,7 @@ const ASKED: [HeaderName; 5] = [
     HeaderName::from_static("last-event-id"),
 ];
 
-const ANSWERED: [HeaderName; 12] = [
+const ANSWERED: [HeaderName; 11] = [
     header::ACCEPT_RANGES,
     header::ALLOW,
     header::CACHE_CONTROL,
@@ -23,8 +23,10 @@ const ANSWERED: [HeaderName; 12] = [
     header::LAST_MODIFIED,
     header::RETRY_AFTER,
     HeaderName::from_static("idempotency-replayed"),
-    HeaderName::from_static("x-content-type-options"),
 ];
+
+/// What our routes answer with. Anything else a browser might show, or run, as ours.
+const TYPES: [&str; 4] = ["application/json", "application/octet-stream", "application/x-tar", "text/event-stream"];
 
 /// Longest value that passes, bytes.
 const MOST_VALUE: usize = 1024;
@@ -46,7 +48,14 @@ pub fn asked(headers: &HeaderMap) -> HeaderMap {
 
 /// Of a far server's answer, what the caller gets to see.
 pub fn answered(headers: &HeaderMap) -> HeaderMap {
-    only(&ANSWERED, headers)
+    let mut kept = only(&ANSWERED, headers);
+    if let Some(value) = kept.get(header::CONTENT_TYPE) {
+        let media = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if !TYPES.contains(&&*media) {
+            kept.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -80,6 +89,19 @@ mod tests {
             ("content-type", "text/event-stream"),
         ]);
         assert_eq!(answered(&answer), map(&[("content-type", "text/event-stream")]));
+    }
+
+    #[test]
+    fn a_far_server_has_no_page_shown_as_ours() {
+        for (given, expected) in [
+            ("application/json", "application/json"),
+            ("Text/Event-Stream; charset=utf-8", "Text/Event-Stream; charset=utf-8"),
+            ("text/html", "application/octet-stream"),
+            ("image/svg+xml; charset=utf-8", "application/octet-stream"),
+        ] {
+            let answer = map(&[("content-type", given), ("x-content-type-options", "no")]);
+            assert_eq!(answered(&answer), map(&[("content-type", expected)]));
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use crate::{
     app::{App, AppError},
-    http::respond::{RequestId, detail},
+    http::{
+        respond::{RequestId, detail},
+        ws::farewell,
+    },
     remote::{Ask, FarError},
 };
 use axum::{
@@ -130,15 +133,18 @@ pub async fn tunnel(near: WebSocket, far: FarSocket, app: &App, server: &str, id
     };
     match end {
         None => {}
-        Some(End::Said(frame)) => drop(near_sink.send(Near::Close(frame)).await),
+        Some(End::Said(frame)) => {
+            drop(near_sink.send(Near::Close(frame)).await);
+            farewell(&mut near_source, app).await;
+        }
         Some(End::Broken(why)) => {
             tracing::warn!(server, why, "a socket broke off");
             let message = format!("the connection to server `{server}` broke; what runs there may go on");
             let error = AppError::new(ErrorCode::BackendUnavailable, message)
                 .hint("attach again behind the last position when the server is back");
             let text = serde_json::to_string(&WsServer::Error(detail(&error, &id.0))).unwrap_or_default();
-            if near_sink.send(Near::Text(text.into())).await.is_ok() {
-                drop(near_sink.close().await);
+            if near_sink.send(Near::Text(text.into())).await.is_ok() && near_sink.close().await.is_ok() {
+                farewell(&mut near_source, app).await;
             }
         }
     }
