@@ -45,6 +45,8 @@ test)
     need /usr/sbin/lynis lynis            # an auditor, run inside
     need /usr/bin/stress-ng stress-ng     # hostile loads, run inside
     need /usr/bin/trinity trinity
+    # Libraries of the QEMU that scripts/microvm.sh unpacks.
+    [ "$(uname -m)" != x86_64 ] || need /usr/bin/qemu-system-x86_64 qemu-system-x86
     # Of the Docker engine that scripts/docker.sh unpacks.
     ldconfig -p | grep -q libdevmapper || missing+=(libdevmapper1.02.1)
     ;;

@@ -23,6 +23,8 @@ packages=(python3-venv curl jq iproute2 openssl busybox-static)
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # CPython's own tests; what the POSIX test suite is unpacked, patched and built with.
 packages+=("libpython$version-testsuite" dpkg-dev patch gcc libc6-dev make git sqlite3 tar)
+# Libraries of the QEMU that scripts/microvm.sh unpacks, for sandboxes of kind microvm.
+[ "$(uname -m)" != x86_64 ] || packages+=(qemu-system-x86)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -398,7 +398,6 @@ impl Shared {
                 let said = qmp.ask("ringbuf-read", serde_json::json!({ "device": qemu::CONSOLE, "size": 65536 }));
                 let said = said.ok().and_then(|text| text.as_str().map(last_lines)).unwrap_or_default();
                 let why = match other {
-                    Err(error) if vmm::lives(started.pid) => error,
                     Err(error) => started.why(&error),
                     Ok(_) => io::ErrorKind::InvalidData.into(),
                 };

@@ -42,7 +42,8 @@ pub fn guest(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
             Ok(()) => {}
             Err(Gone::Inside(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(Gone::Inside(error)) => return Err(error),
-            Err(Gone::Outside) if guest.once => return Ok(()),
+            // A port that no server has opened yet looks like one that was closed.
+            Err(Gone::Outside) if guest.once && guest.half.session != 0 => return Ok(()),
             Err(Gone::Outside) => {
                 guest.half.part();
                 guest.back_at = Some(Instant::now() + AWAY);

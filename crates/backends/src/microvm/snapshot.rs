@@ -190,9 +190,7 @@ impl Shared {
             self.links.put(id, link);
             Ok(())
         };
-        gone_on()
-            .map_err(|error| if vmm::lives(started.pid) { error } else { started.why(&error) })
-            .map_err(failed("go on with the machine"))?;
+        gone_on().map_err(|error| started.why(&error)).map_err(failed("go on with the machine"))?;
         self.settle(&group, &machine, &snapshot.limits)?;
         Ok(started.pid)
     }

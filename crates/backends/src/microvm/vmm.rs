@@ -178,6 +178,10 @@ impl Started {
 
     /// What a VMM that has ended said.
     pub(super) fn why(&mut self, error: &io::Error) -> io::Error {
+        if lives(self.pid) {
+            // It has not said its last word, which would be waited for.
+            return io::Error::new(error.kind(), error.to_string());
+        }
         let mut said = Vec::new();
         let _ = (&mut self.words).take(4096).read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);

@@ -45,8 +45,7 @@ fn settings() -> Option<MicrovmSettings> {
         eprintln!("left out: {}", String::from_utf8_lossy(&got.stderr).trim());
         None
     })?;
-    let usual = MicrovmSettings::default();
-    Some(MicrovmSettings { qemu, kernel: Some(kernel), accelerator: Accelerator::Tcg, memory: 256 << 20, ..usual })
+    Some(MicrovmSettings { qemu, kernel: Some(kernel), accelerator: Accelerator::Tcg, memory: 256 << 20 })
 }
 
 fn spec() -> SandboxSpec {
@@ -151,9 +150,11 @@ fn said(conn: &Conn, line: &str) -> String {
             _ => {}
         }
     }
-    let mut text = String::new();
-    File::from(out).read_to_string(&mut text).unwrap();
-    text
+    // All that was written before the end is there when the end is told; others may have the pipe open for longer.
+    rustix::io::ioctl_fionbio(&out, true).unwrap();
+    let mut text = Vec::new();
+    let _ = File::from(out).read_to_end(&mut text);
+    String::from_utf8(text).unwrap()
 }
 
 async fn forked(host: Host) {
