@@ -651,10 +651,16 @@ mod tests {
             (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
             (r#"{"resources":{"pids":-1}}"#, "invalid value"),
             (r#"{"sandbox":{"kind":"microvm"}}"#, "unsupported: sandbox kind `microvm`"),
-            (r#"{"sandbox":{"kind":"process","namespace":"a"}}"#, "option `namespace` is none of sandbox kind `process`"),
+            (
+                r#"{"sandbox":{"kind":"process","namespace":"a"}}"#,
+                "option `namespace` is none of sandbox kind `process`",
+            ),
             (r#"{"sandbox":{"kind":"oci","resources":7}}"#, "option `resources` is none of sandbox kind `oci`"),
             (r#"{"sandbox":{"kind":"k8s","resources":{"limits":{"gpu":1}}}}"#, "unknown field `gpu`"),
-            (r#"{"sandbox":{"kind":"k8s"},"resources":{"pids":9}}"#, "unsupported: a sandbox of kind `k8s` has no limit of its processes"),
+            (
+                r#"{"sandbox":{"kind":"k8s"},"resources":{"pids":9}}"#,
+                "unsupported: a sandbox of kind `k8s` has no limit of its processes",
+            ),
             (r#"{"sandbox":{"image":"a"}}"#, "invalid_request: option `image` is none of sandbox kind `process`"),
             (r#"{"sandbox":{"kind":"local","enforceBoundary":false}}"#, "unsupported: the boundary"),
             (r#"{"sandbox":{"kind":"chroot"}}"#, "unknown variant `chroot`"),
