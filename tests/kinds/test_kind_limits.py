@@ -88,8 +88,9 @@ def test_a_limit_below_what_is_used_is_refused_with_the_reason(way: Way, ann: Ap
     way.needs("live_limits")
     way.outlives_its_limits()
     box = way.create(ann, resources={"memory": "400Mi"})
-    holds = "import time; held = b'x' * (200 << 20); print('held', flush=True); time.sleep(600)"
-    ann.until_said(box, ann.start(box, ["python3", "-c", holds]), "held")
+    # A buffer that is never quite full.
+    holds = "(head -c 200000000 /dev/zero; echo held >&2; sleep 600) | dd of=/dev/null bs=200M count=1 iflag=fullblock"
+    ann.until_said(box, ann.start(box, holds), "held")
     answer = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "96Mi"}})
     if answer.status_code != 200:
         refused(answer, 409, "sandbox_limit")
