@@ -1,4 +1,4 @@
-"""A Kubernetes cluster for tests: the one of `CSB_TEST_KUBECONFIG`, or one of one node that `crates/testkit` stands in for.
+"""A Kubernetes cluster for tests: that of `CSB_TEST_KUBECONFIG`, or one that `crates/testkit` stands in for.
 
 On a cluster of somebody's, `CSB_TEST_PROGRAM_IMAGE` names an image with `csb` that its nodes can pull, and
 `CSB_TEST_IMAGE` one with a shell (default: busybox). `make test-k8s` sets all of it.
