@@ -366,7 +366,7 @@ class User(threading.Thread):
         if self.random.random() < 0.5:
             body["resources"] = {"memory": "96Mi", "pids": 32, "cpu": "0.5"}
         if self.random.random() < 0.15 and kind in ("process", "oci", "hardened"):
-            body |= {"storage": "disk", "resources": {"disk": "16Mi"}}
+            body |= {"storage": "disk", "resources": {"disk": "16Mi", "inodes": 4000}}
         if kind == "local":
             body["sandbox"] = {"kind": kind, "workDir": f"w{self.random.randrange(3)}"}
         if self.random.random() < 0.1:
@@ -486,7 +486,10 @@ class User(threading.Thread):
         self.ask("DELETE", f"/sandboxes/{sandbox}/files?path={path}&recursive=true")
 
     def session(self) -> None:
-        made = self.ask("POST", "/sessions", dict(KINDS[self.random.choice(["process", "process", *self.host.kinds])]))
+        body = dict(KINDS[self.random.choice(["process", "process", *self.host.kinds])])
+        if "template" in body:
+            body["template_id"] = body.pop("template")
+        made = self.ask("POST", "/sessions", body)
         if not made:
             return
         path = f"/sessions/{made['session_id']}"

@@ -3,7 +3,8 @@
 # unpacked.sh PLACE SUITE PACKAGE…     one line for each package
 #
 # PLACE keeps what was unpacked. SUITE is one of Debian's (`trixie`), whose newest version is taken; where it cannot be
-# had, or for SUITE `host`, that of the package sources of this host. Fails where there is none.
+# had, or for SUITE `host`, that of the package sources of this host. Fails where there is none. `META>START` is the package
+# that META depends on and whose name begins with START: `linux-image-cloud-amd64>linux-image-`.
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: unpacked.sh PLACE SUITE PACKAGE…" >&2; exit 2; }
 place=$1 suite=$2
@@ -25,6 +26,13 @@ fi
 
 newest() { apt-cache "${options[@]}" show "$1" 2>/dev/null | sed -n 's/^Version: //p' | sort -V | tail -1; }
 for package; do
+    case $package in
+    *">"*)
+        meta=${package%%>*} start=${package#*>}
+        package=$(apt-cache "${options[@]}" depends "$meta" 2>/dev/null | sed -n "s/.*Depends: \\($start[^ ]*\\)\$/\\1/p" | head -1)
+        [ -n "$package" ] || { echo "unpacked.sh: no package source has $meta" >&2; exit 1; }
+        ;;
+    esac
     version=$(newest "$package")
     # The lists of a fresh machine may be absent.
     [ -n "$version" ] || { apt-get "${options[@]}" -qq update >/dev/null 2>&1 || true; version=$(newest "$package"); }

@@ -109,7 +109,7 @@ def test_what_a_server_lacks_is_an_error_with_a_hint(server: Server) -> None:
         with pytest.raises(BackendUnavailable, match="Docker Engine") as refused:
             backend.execute("true")
         assert "DOCKER_HOST" in str(refused.value.hint)
-    with pytest.raises(Unsupported), make(server, kind="microvm"):
+    with pytest.raises(Unsupported), make(server, kind="k8s"):
         pass
     with make(server, kind="vfs") as backend:
         assert backend.start().kind == "vfs" and backend.execute("echo hi").output == "hi\n"

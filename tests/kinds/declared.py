@@ -29,5 +29,6 @@ KINDS = {
     "oci": Declared(),
     "k8s": Declared(frozenset({"pause", "disk", "pids_limit"}), lambda: {"workDir": "/workspace"}),
     "gvisor": Declared(options=lambda: {"runtime": "runsc"}, kind="oci", ends_at_limits=True),
+    "microvm": Declared(),
     "remote": Declared(),
 }

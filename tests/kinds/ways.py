@@ -19,8 +19,10 @@ import pytest
 from declared import KINDS
 
 from elsewhere import Far
-from harness import ROOT, Api, Server
+from harness import ROOT, Api, Server, program
 
+# A template of busybox alone.
+SMALL = "kinds-small"
 ALWAYS = {"process", "vfs", "remote", *(["hardened"] if os.geteuid() == 0 else [])}
 MUST = ALWAYS | {name.strip() for name in os.environ.get("CSB_KINDS", "").split(",") if name.strip()}
 
@@ -36,6 +38,7 @@ class Host:
         self.warmed: set[str] = set()
         self.main: Server | None = None
         self.other: Far | None = None
+        self.machine: dict[str, str] | None = None
         self.unavailable: dict[str, str] | None = None
 
     def settings(self, kind: str) -> dict[str, str]:
@@ -71,6 +74,15 @@ class Host:
                 self.other = Far()
                 self.servers.append(self.other)
             return {"REMOTE_SERVERS": f"other={self.other.url}", "REMOTE_OTHER_KEY": self.other.key}
+        if kind == "microvm":
+            if self.machine is None:
+                place = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "microvm"
+                place.mkdir(parents=True, exist_ok=True)
+                got = subprocess.run([ROOT / "scripts" / "microvm.sh", place], capture_output=True, text=True)
+                # What the host has installed may do as well; the server says if it does not.
+                self.machine = dict(line.split("=", 1) for line in got.stdout.splitlines() if not got.returncode)
+                self.machine |= {"SANDBOX_IMAGE": SMALL, "POOL_MIN_SIZE": "0"}
+            return self.machine
         return {}
 
     def start(self, **settings: str) -> Server:
@@ -79,6 +91,11 @@ class Host:
 
     def warm(self, server: Server, kind: str) -> Server:
         """Makes what is made once for the first sandbox: a copy of the template, on a host that may be busy."""
+        if kind == "microvm" and server.url not in self.warmed:
+            self.warmed.add(server.url)
+            # An image of the host's `/usr` for each server would take longer than its tests.
+            add = [program(), "template", "add", "--data-dir", server.data_dir, SMALL, "-"]
+            subprocess.run(add, input=docker_engine.image(), check=True, capture_output=True)
         if kind == "hardened" and server.url not in self.warmed:
             self.warmed.add(server.url)
             api = server.api("first")
@@ -167,7 +184,7 @@ def available(host: Host, kind: str) -> None:
     """Skips, or fails, where there is no such kind here."""
     why = host.why_not(KINDS[kind].kind or kind)
     # A kind that another program makes is switched on by where that program is.
-    if why and kind in ("docker", "k8s", "remote"):
+    if why and kind in ("docker", "k8s", "remote", "microvm"):
         listed = host.server(kind).api("kinds")("GET", "/kinds").json()["items"]
         why = next(one["why_not"] or "" for one in listed if one["name"] == kind)
     if why and kind in MUST:

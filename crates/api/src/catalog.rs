@@ -61,6 +61,9 @@ pub struct KindView {
     pub available: bool,
     /// Why not; null where it can.
     pub why_not: Option<String>,
+    /// What this host makes of it, where that differs: `microvm`, what machines run on. Null where there is nothing to say.
+    #[serde(default)]
+    pub note: Option<String>,
     /// What stands between a sandbox and the host, and between sandboxes.
     pub isolation: String,
     /// What its sandboxes can do besides commands, files and limits.
@@ -97,14 +100,15 @@ fn yes() -> bool {
 }
 
 impl KindView {
-    /// What is declared of a kind, and why this server has none of it.
-    pub fn new(kind: Kind, why_not: Option<String>) -> Self {
+    /// What is declared of a kind, why this server has none of it, and what is to be known of it.
+    pub fn new(kind: Kind, why_not: Option<String>, note: Option<String>) -> Self {
         let declaration = kind.declaration();
         let can = |capability| kind.lacks(capability).is_none();
         Self {
             name: kind.into(),
             available: why_not.is_none(),
             why_not,
+            note,
             isolation: declaration.isolation.into(),
             capabilities: CapabilitiesView {
                 pause: can(Capability::Pause),

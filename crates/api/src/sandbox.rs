@@ -36,6 +36,7 @@ impl From<Kind> for KindName {
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
             Kind::K8s => Self::K8s,
+            Kind::Microvm => Self::Microvm,
             Kind::Remote => Self::Remote,
         }
     }
@@ -650,7 +651,6 @@ mod tests {
             (r#"{"resources":{"memory":"1"}}"#, "invalid_request: resources: memory = 1 is impossible"),
             (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
             (r#"{"resources":{"pids":-1}}"#, "invalid value"),
-            (r#"{"sandbox":{"kind":"microvm"}}"#, "unsupported: sandbox kind `microvm`"),
             (
                 r#"{"sandbox":{"kind":"process","namespace":"a"}}"#,
                 "option `namespace` is none of sandbox kind `process`",

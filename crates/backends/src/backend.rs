@@ -67,6 +67,11 @@ pub trait Backend: Keeper {
     /// Says why none could be built now, where that is known without trying.
     fn ready(&self) -> Building<'_, ()>;
 
+    /// What whoever chooses the kind should know of this host, as far as [`Backend::ready`] has found it out.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
     /// Builds one. Its init still has to say that it is ready. On an error, and where the future is dropped, nothing is left of it.
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn>;
 

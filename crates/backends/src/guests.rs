@@ -10,7 +10,7 @@
 //! Knows nothing of runtimes.
 
 use crate::{BackendError, disk, program::Program};
-use csb_image::{Store, Template};
+use csb_image::{ImportError, Private, Store, Template};
 use csb_sys::{
     cgroup::{self, Group},
     loopdev::LoopDevice,
@@ -47,6 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(2);
 /// Processes of ours in each container: its init and the one that waits for the next command.
 const OURS: u64 = 2;
+/// A change of the host's programs may reach a sandbox this much later.
+const RECENT: Duration = Duration::from_secs(60);
 /// Of `csb run`: one directory for each that is at work.
 const PRIVATE: &str = "guests-run";
 
@@ -87,7 +89,8 @@ pub(crate) struct RecordV1 {
 }
 
 impl RecordV1 {
-    fn check_protocol(&self) -> io::Result<()> {
+    /// Refuses what was started by a server of another version.
+    pub(crate) fn check_protocol(&self) -> io::Result<()> {
         if self.protocol == VERSION {
             return Ok(());
         }
@@ -173,6 +176,15 @@ impl Guests {
         self.private
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Directory of all places.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Directory of what a runtime keeps for itself.
     pub(crate) fn state(&self, runtime: &str) -> PathBuf {
         self.root.join(format!(".{runtime}"))
@@ -190,12 +202,35 @@ impl Guests {
             let failed = |message: String| BackendError::Failed { step: "find the template".into(), message };
             let store = Store::open(directory).map_err(|error| failed(error.to_string()))?;
             match &*name {
-                "" | "host" => store.recent_host(Duration::from_secs(60)).map_err(|error| failed(error.to_string())),
+                "" | "host" => store.recent_host(RECENT).map_err(|error| failed(error.to_string())),
                 name => store.get(name).map_err(|error| BackendError::NotFound {
                     what: format!("template `{name}` ({error})"),
                     hint: "`csb template ls` lists them".into(),
                 }),
             }
+        })
+        .await
+    }
+
+    /// Images of a template's files, which nothing else has mounted; made for the first who asks.
+    pub(crate) async fn images(&self, name: &str) -> Result<Private, BackendError> {
+        let template = self.template(name).await?;
+        let directory = self.data_dir.join("templates");
+        aside(move || {
+            let failed = |message: String| BackendError::Failed { step: "make the template's images".into(), message };
+            let store = Store::open(directory).map_err(|error| failed(error.to_string()))?;
+            store.private(&template, RECENT, &mut |_| {}).map_err(|error| match &error {
+                ImportError::Write { source, .. }
+                    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+                {
+                    BackendError::NoRoom {
+                        limit: format!("disk space of the data directory, for a copy of the template's files ({source})"),
+                        hint: "free as much as the template takes (for `host`: as `/usr` does), or move the data directory"
+                            .into(),
+                    }
+                }
+                error => failed(error.to_string()),
+            })
         })
         .await
     }

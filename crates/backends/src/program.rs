@@ -18,6 +18,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+/// The name of the program itself among its parts.
+pub(crate) const PROGRAM_PART: &str = PROGRAM;
+
 /// Where it is, and how it is started in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -28,7 +31,7 @@ pub(crate) struct Program {
 }
 
 /// Files that this process runs, by name: what it was started from and what is mapped to be executed.
-fn parts() -> io::Result<BTreeMap<String, PathBuf>> {
+pub(crate) fn parts() -> io::Result<BTreeMap<String, PathBuf>> {
     let mut parts = BTreeMap::from([(PROGRAM.to_owned(), PathBuf::from("/proc/self/exe"))]);
     let own = fs::metadata("/proc/self/exe")?;
     for line in fs::read_to_string("/proc/self/maps")?.lines() {
@@ -54,7 +57,7 @@ fn parts() -> io::Result<BTreeMap<String, PathBuf>> {
     Ok(parts)
 }
 
-fn version(parts: &BTreeMap<String, PathBuf>) -> io::Result<String> {
+pub(crate) fn version(parts: &BTreeMap<String, PathBuf>) -> io::Result<String> {
     let mut hash = Sha256::new();
     for (name, path) in parts {
         let meta = fs::metadata(path)?;
@@ -66,7 +69,7 @@ fn version(parts: &BTreeMap<String, PathBuf>) -> io::Result<String> {
 }
 
 /// The dynamic loader among names of libraries.
-fn is_loader(name: &str) -> bool {
+pub(crate) fn is_loader(name: &str) -> bool {
     ["ld-linux", "ld-musl", "ld64.", "ld.so"].iter().any(|start| name.starts_with(start))
 }
 

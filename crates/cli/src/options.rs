@@ -40,6 +40,8 @@ pub enum Kind {
     Oci,
     /// A pod of a Kubernetes cluster
     K8s,
+    /// A virtual machine with a kernel of its own; needs root and QEMU
+    Microvm,
     /// A sandbox of another server
     Remote,
 }
@@ -54,6 +56,7 @@ impl From<Kind> for csb_types::Kind {
             Kind::Docker => Self::Docker,
             Kind::Oci => Self::Oci,
             Kind::K8s => Self::K8s,
+            Kind::Microvm => Self::Microvm,
             Kind::Remote => Self::Remote,
         }
     }
@@ -81,7 +84,7 @@ pub struct SandboxArgs {
     /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
-    /// How it is isolated: process, hardened, local, vfs, docker, oci, remote; docs/concepts/kinds.md [default: process]
+    /// How it is isolated: process, hardened, local, vfs, docker, oci, microvm, remote; docs/concepts/kinds.md [default: process]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", help_heading = "Sandbox")]
     pub kind: Option<Kind>,
     /// What its kind alone has, as image=NAME or workDir=DIR; docs/concepts/kinds.md [repeatable]

@@ -15,7 +15,7 @@ use crate::{
 };
 use args::Plan;
 use csb_api::ExecResultView;
-use csb_backends::{Backend, Docker, DockerSettings, Guests, Oci};
+use csb_backends::{Backend, Docker, DockerSettings, Guests, Microvm, MicrovmSettings, Oci};
 use csb_engine::{ExecError, Handle};
 use csb_image::Store;
 use csb_node::{CreateError, Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
@@ -37,7 +37,7 @@ pub fn main(args: RunArgs, json: bool) -> Outcome<u8> {
     if let Some(path) = &plan.template_path {
         plan.sandbox.template = import(&plan.data_dir, path)?;
     }
-    if plan.sandbox.kind == Kind::Hardened && rustix::process::geteuid().is_root() {
+    if matches!(plan.sandbox.kind, Kind::Hardened | Kind::Microvm) && rustix::process::geteuid().is_root() {
         copy(&plan.data_dir, &plan.sandbox.template)?;
     }
     let warden = csb_warden::fork_inherited(&plan.data_dir).map_err(|error| {
@@ -79,7 +79,7 @@ fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
             .hint("start a server (`csb serve`), and use `csb create --kind k8s` and `csb exec`")
             .exit(exit::NO_COMMAND));
     }
-    if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci) {
+    if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci | Kind::Microvm) {
         return Ok(vec![]);
     }
     let guests = Guests::private(&plan.data_dir)
@@ -94,8 +94,15 @@ fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
     };
     Ok(match plan.sandbox.kind {
         Kind::Oci => vec![Arc::new(Oci::new(guests))],
+        Kind::Microvm => vec![Arc::new(Microvm::new(guests, microvm()?))],
         _ => vec![Arc::new(Docker::new(guests, settings))],
     })
+}
+
+/// What the environment says of machines, as a server reads it.
+fn microvm() -> Outcome<MicrovmSettings> {
+    let config = csb_server::Config::load(&csb_server::Sources::from_process());
+    config.map(|config| config.microvm).map_err(|error| Failure::of(&error).exit(exit::USAGE))
 }
 
 /// The name of the template that a directory or tar file is imported as, unless that was done before.

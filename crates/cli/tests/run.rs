@@ -213,7 +213,7 @@ fn a_kind_is_what_was_asked_for() {
     // Changed since, its image is made anew.
     fs::write(root.path().join("mark"), "second\n").unwrap();
     assert_eq!(seen("hardened"), "second\n");
-    assert_eq!(csb.run(&["--kind", "microvm", "--", "true"]).status.code(), Some(2));
+    assert_eq!(csb.run(&["--kind", "k8s", "--", "true"]).status.code(), Some(2));
 }
 
 #[test]

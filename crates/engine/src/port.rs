@@ -28,12 +28,12 @@ impl Port {
 
     /// The next packet; none when the peer is gone. May be dropped while it waits.
     pub(crate) async fn recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        self.0.async_io(Interest::READABLE, last_words).await
+        self.0.async_io(Interest::READABLE, Conn::recv).await
     }
 
     /// The next packet that is there; `WouldBlock` where there is none.
     pub(crate) fn try_recv(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-        last_words(self.0.get_ref())
+        self.0.get_ref().recv()
     }
 
     /// Sends a packet, or says `WouldBlock`.
@@ -49,15 +49,6 @@ impl Port {
                 done => return done,
             }
         }
-    }
-}
-
-/// Of a peer that died with something of ours unread the kernel says that first, once, and then hands out what the peer had sent
-/// (unix(7)): why an init could not go on, above all.
-fn last_words(conn: &Conn) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    match conn.recv() {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => conn.recv(),
-        done => done,
     }
 }
 

@@ -167,7 +167,7 @@ fn mount_volume(root: &OwnedFd, volume: &csb_types::Volume, tree: &Tree) -> io::
     tree.attach(target)
 }
 
-fn write_hosts(root: &OwnedFd, hostname: &str) -> io::Result<()> {
+pub(crate) fn write_hosts(root: &OwnedFd, hostname: &str) -> io::Result<()> {
     let etc = open_beneath(root, "etc")?;
     // A new file of ours, whatever the image has under that name.
     match rustix::fs::unlinkat(&etc, "hosts", AtFlags::empty()) {

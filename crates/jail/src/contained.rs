@@ -5,18 +5,25 @@ use crate::{Built, Marks, Step, Tenant};
 use csb_sys::{landlock::Ruleset, process, process::cap};
 use csb_wire::Failure;
 use rustix::fs::{Mode, OFlags};
+use std::os::fd::OwnedFd;
 
 /// Makes this process, pid 1 of the container, what starts the sandbox's commands. `nofile` is each command's limit of
 /// descriptors, `env` what they find in their environment. On an error the process must end.
 pub fn contained(nofile: u32, env: Vec<String>) -> Result<Built, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).step("open /proc")?;
+    shut(nofile, env, proc, &[])
+}
+
+/// As [`contained`], with the `/proc` by which the init finds the sandbox's processes, and what it takes to see them there.
+pub(crate) fn shut(nofile: u32, env: Vec<String>, proc: OwnedFd, more: &[u32]) -> Result<Built, Failure> {
     process::set_undumpable().step("shut the door")?;
     process::drop_bounding_set().step("shut the door")?;
     process::set_no_new_privs().step("shut the door")?;
     if let Some(rules) = Ruleset::sandbox().step("make the Landlock rules")? {
         rules.restrict_self().step("enter the Landlock domain")?;
     }
-    process::keep_capabilities(&[cap::KILL, cap::SETUID, cap::SETGID, cap::SETPCAP]).step("shut the door")?;
+    let kept = [&[cap::KILL, cap::SETUID, cap::SETGID, cap::SETPCAP], more].concat();
+    process::keep_capabilities(&kept).step("shut the door")?;
     Ok(Built { tenant: Tenant::contained(nofile, env), proc, marks: Marks::groups() })
 }

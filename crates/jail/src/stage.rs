@@ -87,7 +87,7 @@ impl Stage {
 }
 
 /// Makes the file system and mounts it over `directory`; its root. The calling process has a mount namespace of its own.
-fn make(directory: &Path, shared: bool) -> Result<OwnedFd, Failure> {
+pub(crate) fn make(directory: &Path, shared: bool) -> Result<OwnedFd, Failure> {
     mount::make_all_private().step("make mounts private")?;
     let options = [("size", Some("64k")), ("nr_inodes", Some("16")), ("mode", Some("0755"))];
     let tree = Tree::new("tmpfs", &options, Attributes::NO_EXEC).step("make the stage")?;

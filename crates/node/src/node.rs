@@ -297,10 +297,10 @@ impl Node {
             Kind::Vfs if self.inner.memory.is_none() => missing("this host has no /dev/shm in memory"),
             Kind::Vfs => Ok(()),
             Kind::Local => self.inner.locals().map(drop),
-            Kind::Docker | Kind::Oci | Kind::K8s if self.inner.backend(kind).is_none() => {
+            Kind::Docker | Kind::Oci | Kind::K8s | Kind::Microvm if self.inner.backend(kind).is_none() => {
                 missing("this server is not set up for it")
             }
-            Kind::Docker | Kind::Oci | Kind::K8s => Ok(()),
+            Kind::Docker | Kind::Oci | Kind::K8s | Kind::Microvm => Ok(()),
             Kind::Remote => missing("it is another server's"),
         }
     }
@@ -312,6 +312,11 @@ impl Node {
             Some(backend) => Ok(backend.ready().await?),
             None => Ok(()),
         }
+    }
+
+    /// What whoever chooses a kind should know of this host, as far as it was found out.
+    pub fn note(&self, kind: Kind) -> Option<String> {
+        self.inner.backend(kind)?.note()
     }
 
     /// A sandbox that was handed out and is not gone, whether a process of it is there or not.

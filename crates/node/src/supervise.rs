@@ -373,10 +373,16 @@ async fn reconnect(inner: &Arc<Inner>) -> Gone {
 /// Removes empty directories and files that nobody has wanted for a while.
 pub(crate) async fn tidy(inner: Arc<Inner>) {
     const AGE: Duration = Duration::from_secs(1);
-    loop {
+    for second in 1_u64.. {
         sleep(AGE).await;
         let inner = inner.clone();
         let tidied = tokio::task::spawn_blocking(move || {
+            // Of servers that were killed, as large as the disks that they were to be.
+            if second % 60 == 0
+                && let Err(error) = disk::sweep(&inner.data_dir.join("disks"))
+            {
+                tracing::warn!(%error, "cannot remove old disk images");
+            }
             inner.memory_shelf.tidy(AGE);
             if inner.shelf.tidy(AGE) {
                 inner.ledger.tidy();

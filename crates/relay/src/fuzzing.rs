@@ -13,6 +13,8 @@ const SESSION: u64 = 7;
 /// Takes frames made of `data`, and the bytes themselves as a stream.
 pub fn guest_says(data: &[u8]) {
     let [raw @ .., mode] = data else { return };
+    // As in any Rust program, whose `main` this is not.
+    csb_sys::process::ignore_broken_pipes();
     if mode.is_multiple_of(4) {
         Cutter::new(MOST_FROM_GUEST).push(raw);
         return;

@@ -201,7 +201,7 @@ impl App {
                 Kind::Remote => self.remotes.chosen(&[]).map(drop),
                 kind => self.node.find_kind(kind).await.map_err(AppError::from),
             };
-            views.push(KindView::new(kind, found.err().map(|error| error.message)));
+            views.push(KindView::new(kind, found.err().map(|error| error.message), self.node.note(kind)));
         }
         views
     }

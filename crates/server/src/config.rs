@@ -8,7 +8,7 @@ mod settings;
 pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
-use csb_backends::{DockerSettings, K8sSettings};
+use csb_backends::{DockerSettings, K8sSettings, MicrovmSettings};
 use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
@@ -62,6 +62,7 @@ pub struct Config {
     pub aliases: BTreeMap<String, String>,
     pub docker: DockerSettings,
     pub k8s: K8sSettings,
+    pub microvm: MicrovmSettings,
     pub workspaces: PathBuf,
     pub local_allow: Vec<PathBuf>,
     pub local_idle: Duration,
@@ -227,6 +228,7 @@ impl Config {
                 .into(),
             docker: DockerSettings::default(),
             k8s: K8sSettings::default(),
+            microvm: MicrovmSettings::default(),
             workspaces: PathBuf::new(),
             local_allow: Vec::new(),
             local_idle: Duration::ZERO,

@@ -22,7 +22,7 @@ pub use http::openapi_json;
 use app::App;
 use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
-use csb_backends::{Backend, Docker, Guests, K8s, Oci};
+use csb_backends::{Backend, Docker, Guests, K8s, Microvm, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
 use csb_types::{Kind, SandboxSpec};
 use db::{Db, DbError};
@@ -129,8 +129,9 @@ fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
     let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
     Ok(vec![
         Arc::new(Docker::new(guests.clone(), config.docker.clone())),
-        Arc::new(Oci::new(guests)),
+        Arc::new(Oci::new(guests.clone())),
         Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
+        Arc::new(Microvm::new(guests, config.microvm.clone())),
     ])
 }
 

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "this crate is where the project's system calls live")]
 
 pub mod cgroup;
+pub mod clock;
 pub mod landlock;
 pub mod loopdev;
 pub mod mount;
@@ -12,6 +13,7 @@ pub mod packet;
 pub mod pipe;
 pub mod probe;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod tty;
 

@@ -270,6 +270,7 @@ impl Conn {
             header.msg_iovlen = 2;
             header.msg_control = control.0.as_mut_ptr().cast();
             header.msg_controllen = mem::size_of_val(&control.0);
+            let mut is_reset = false;
             let length = loop {
                 let length = libc::recvmsg(self.0.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC);
                 if length >= 0 {
@@ -277,7 +278,13 @@ impl Conn {
                 }
                 let error = io::Error::last_os_error();
                 if error.raw_os_error() == Some(libc::ECONNRESET) {
-                    return Ok(None);
+                    if is_reset {
+                        return Ok(None);
+                    }
+                    // Of a peer that died with something of ours unread the kernel says that first, once, and then hands out
+                    // what the peer had sent (unix(7)): why an init could not go on, above all.
+                    is_reset = true;
+                    continue;
                 }
                 if error.kind() != io::ErrorKind::Interrupted {
                     return Err(error);

@@ -90,6 +90,11 @@ impl Kind {
                     ),
                 ],
             ),
+            Self::Microvm => (
+                "a virtual machine with a kernel of its own, whose VMM has a user, a control group, namespaces and a filter of \
+                 its own and no network; inside, our filter and no capability",
+                &[],
+            ),
             Self::Remote => ("that of the server that it is forwarded to", &[]),
         };
         Declaration { isolation, cannot }

@@ -23,14 +23,25 @@ pub enum Kind {
     Oci,
     /// A pod of a Kubernetes cluster.
     K8s,
+    /// A virtual machine with a kernel of its own.
+    Microvm,
     /// A sandbox of another server.
     Remote,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 8] =
-        [Self::Process, Self::Hardened, Self::Local, Self::Vfs, Self::Docker, Self::Oci, Self::K8s, Self::Remote];
+    pub const ALL: [Self; 9] = [
+        Self::Process,
+        Self::Hardened,
+        Self::Local,
+        Self::Vfs,
+        Self::Docker,
+        Self::Oci,
+        Self::K8s,
+        Self::Microvm,
+        Self::Remote,
+    ];
 
     /// As the API and the command line spell it.
     pub fn name(self) -> &'static str {
@@ -42,6 +53,7 @@ impl Kind {
             Self::Docker => "docker",
             Self::Oci => "oci",
             Self::K8s => "k8s",
+            Self::Microvm => "microvm",
             Self::Remote => "remote",
         }
     }

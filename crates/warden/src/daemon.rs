@@ -2,7 +2,7 @@
 //! one command.
 
 use crate::{
-    forker, guest,
+    forker, guest, machine, vmm,
     warden::{Warden, clear_leftovers},
 };
 use csb_jail::Host;
@@ -101,6 +101,10 @@ pub fn entry() -> Option<std::process::ExitCode> {
         forker::run()
     } else if Path::new(&name).file_name() == Some(PROGRAM.as_ref()) {
         guest::run()
+    } else if Path::new(&name).file_name() == Some(csb_wire::machine::PROGRAM.as_ref()) {
+        machine::run()
+    } else if name == csb_wire::machine::CONFINER {
+        vmm::run()
     } else if name == WARDEN_NAME {
         let data_dir = PathBuf::from(std::env::var_os(DIRECTORY_VARIABLE)?);
         process::inherited_fd(LISTENER).and_then(|fd| serve(&data_dir, Some(fd.into()), None))

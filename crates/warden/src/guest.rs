@@ -31,7 +31,7 @@ use std::{
 };
 
 /// How servers reach this container's init.
-enum Door {
+pub(crate) enum Door {
     Packets(Listener),
     /// By the relay that is behind this connection; readable once it has ended.
     Relay(Conn, OwnedFd),
@@ -90,7 +90,7 @@ fn prepare(shared: &Path, words: &[String]) -> Result<(Door, csb_jail::Built), F
 
 /// Starts the process that talks with servers. No command ever has its user's id, so none can reach it; without it the
 /// container ends.
-fn relay(channel: Channel, once: bool) -> io::Result<Door> {
+pub(crate) fn relay(channel: Channel, once: bool) -> io::Result<Door> {
     let (ours, theirs) = Conn::pair()?;
     let (life, held) = pipe::pipe()?;
     match process::fork(0, None)? {

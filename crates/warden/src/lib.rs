@@ -18,9 +18,11 @@ mod guest;
 mod held;
 mod init;
 mod layers;
+mod machine;
 mod outbox;
 mod parked;
 mod stock;
+mod vmm;
 mod warden;
 
 pub use daemon::{WARDEN_NAME, connect, entry, fork_inherited, start_daemon};

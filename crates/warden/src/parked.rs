@@ -90,8 +90,6 @@ impl Parked {
                             .unwrap_or_else(|_| failure("exec", &io::Error::other("it was killed before it began"))));
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    // Dead with the plan unread (unix(7)).
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                     Err(e) => return Err(failure("fork", &e)),
                 },
                 Err(rustix::io::Errno::INTR) => {}

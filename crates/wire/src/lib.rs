@@ -7,6 +7,7 @@
 mod file;
 pub mod guest;
 mod init;
+pub mod machine;
 mod plan;
 mod warden;
 

@@ -442,6 +442,8 @@ export interface KindInfo {
   readonly isolation: string;
   /** Name for `kind`. */
   readonly name: Kind;
+  /** What this host makes of it, where that differs: `microvm`, what machines run on. Null where there is nothing to say. */
+  readonly note: string | null;
   /** Options that this kind has. */
   readonly options: readonly string[];
   /** Why not; null where it can. */
@@ -456,6 +458,7 @@ export function readKindInfo(data: unknown): KindInfo {
     capabilities: from.object('capabilities', readCapabilities),
     isolation: from.text('isolation'),
     name: from.text('name') as Kind,
+    note: from.maybeText('note'),
     options: from.texts('options'),
     whyNot: from.maybeText('why_not'),
   };

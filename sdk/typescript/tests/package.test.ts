@@ -130,7 +130,7 @@ describe('the examples', () => {
     agents: /^single:user-123 process\n42\nkept\n\n\[ 'user:user-123' \]\n$/,
     kode: /^Hello from Kode\n\[ 'hello\.py' \] false\n$/,
     kinds:
-      /^local: \w+\nprocess: ok\nhardened: \w+\n(docker: \w+\n){2}(k8s: \w+\n){2}vfs: ok\nremote: \w+\nmicrovm: unsupported\nremote: \w+\noci: \w+\n$/,
+      /^local: \w+\nprocess: ok\nhardened: \w+\n(docker: \w+\n){2}(k8s: \w+\n){2}vfs: ok\nremote: \w+\nmicrovm: \w+\nremote: \w+\noci: \w+\n$/,
   };
   for (const [name, output] of Object.entries(expected)) {
     it(`${name} prints what it should`, async () => assert.match(await example(name), output));

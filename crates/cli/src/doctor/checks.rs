@@ -1,6 +1,7 @@
 //! Features of the kernel and programs of the host.
 
 use super::{Check, Status};
+use csb_backends::{BackendError, Examined, Microvm};
 use csb_sys::{
     cgroup, landlock, loopdev,
     mount::{Attributes, Tree},
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Check> {
         limits(),
         loop_devices(),
         hardened(),
+        microvm(),
         lsms(),
     ]);
     all.push(rootless());
@@ -301,6 +303,31 @@ fn hardened() -> Check {
             let fix = "modprobe erofs; Linux 5.19 or later; before 6.12 also modprobe loop";
             Check::lacks(NAME, Status::Degraded, format!("an image: {error}"), LOST, fix)
         }
+    }
+}
+
+fn microvm() -> Check {
+    const NAME: &str = "microvm";
+    const LOST: &str = "`--kind microvm`: virtual machines";
+    if !is_root() {
+        return Check::lacks(NAME, Status::Degraded, "needs root", LOST, "run as root");
+    }
+    let settings = csb_server::Config::load(&csb_server::Sources::from_process()).map(|config| config.microvm);
+    let found = settings.map_err(|error| error.to_string()).and_then(|settings| {
+        let directory = scratch().map_err(|error| error.to_string())?;
+        Microvm::examine(&settings, directory.path()).map_err(|error| match error {
+            BackendError::NotFound { what, hint } => format!("{what} is not there: {hint}"),
+            error => error.to_string(),
+        })
+    });
+    match found {
+        Ok(Examined { kvm: true, text }) => Check::ok(NAME, text),
+        Ok(Examined { text, .. }) => {
+            let lost =
+                "the speed of `--kind microvm`: its sandboxes start in seconds, and compute several times slower";
+            Check::lacks(NAME, Status::Degraded, text, lost, "a host whose /dev/kvm runs guests")
+        }
+        Err(why) => Check::lacks(NAME, Status::Degraded, why, LOST, "docs/guides/microvm.md"),
     }
 }
 

@@ -26,7 +26,7 @@ pub fn template(host: &Host) -> (Store, PathBuf) {
     let from = host.dir.join("busybox");
     std::fs::create_dir_all(from.join("bin")).unwrap();
     std::fs::copy("/bin/busybox", from.join("bin/busybox")).expect("busybox-static is installed");
-    for name in ["sh", "cat", "sleep", "true", "wc", "head"] {
+    for name in ["sh", "cat", "sleep", "true", "wc", "head", "od"] {
         std::os::unix::fs::symlink("busybox", from.join("bin").join(name)).unwrap();
     }
     let store = Store::open(host.dir.join("templates")).unwrap();

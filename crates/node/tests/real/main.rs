@@ -6,6 +6,7 @@ mod files;
 mod hardened;
 mod lifecycle;
 mod local;
+mod machine;
 mod restart;
 mod reuse;
 mod roles;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         hardened::trials(),
         lifecycle::trials(),
         local::trials(),
+        machine::trials(),
         restart::trials(),
         reuse::trials(),
     ];

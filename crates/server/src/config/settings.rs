@@ -1,6 +1,7 @@
 //! The table of settings: name, variable, default, meaning and how the text is read.
 
 use super::{Config, LogFormat, Secret};
+use csb_backends::Accelerator;
 use csb_types::{Kind, parse_bytes, parse_duration};
 use std::{
     fmt::Display,
@@ -395,6 +396,55 @@ pub(super) const SETTINGS: &[Setting] = &[
                 Some(word) => Err(format!("`{word}` is no network of the sandbox's own")),
                 None => Ok(()),
             }
+        },
+    },
+    Setting {
+        key: "microvm.qemu",
+        env: "CSB_MICROVM_QEMU",
+        default: "",
+        absent: "`qemu-system-x86_64` of `PATH`",
+        about: "The QEMU that runs sandboxes of kind `microvm`",
+        set: |c, text| {
+            c.microvm.qemu = PathBuf::from(text);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "microvm.kernel",
+        env: "CSB_MICROVM_KERNEL",
+        default: "",
+        absent: "the newest `/boot/vmlinuz-*`, those for clouds first",
+        about: "Kernel of `microvm` sandboxes: a file `boot/vmlinuz-VERSION` with its modules in `lib/modules/VERSION` beside `boot`, as in Debian's `linux-image-cloud-amd64`, or any other image with its modules in `modules` beside it",
+        set: |c, text| {
+            c.microvm.kernel = Some(PathBuf::from(text));
+            Ok(())
+        },
+    },
+    Setting {
+        key: "microvm.accelerator",
+        env: "CSB_MICROVM_ACCELERATOR",
+        default: "auto",
+        absent: "",
+        about: "What runs `microvm` sandboxes: `kvm`, `tcg` (software, several times slower), or `auto`: KVM where it runs a guest, else software, which the log and `csb doctor` say",
+        set: |c, text| {
+            c.microvm.accelerator = match text {
+                "auto" => Accelerator::Auto,
+                "kvm" => Accelerator::Kvm,
+                "tcg" => Accelerator::Tcg,
+                _ => return Err("it is `auto`, `kvm` or `tcg`".into()),
+            };
+            Ok(())
+        },
+    },
+    Setting {
+        key: "microvm.memory",
+        env: "CSB_MICROVM_MEMORY",
+        default: "1Gi",
+        absent: "",
+        about: "Up to where the memory limit of a `microvm` sandbox can be raised while it lives; what it does not touch is not taken from the host",
+        set: |c, text| {
+            c.microvm.memory = parse_bytes(text).map_err(|e| e.to_string())?;
+            Ok(())
         },
     },
     Setting {

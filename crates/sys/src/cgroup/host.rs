@@ -117,6 +117,19 @@ impl Host {
         Ok(Self { hierarchies })
     }
 
+    /// The same, with the groups made at the top of each hierarchy, out of reach of whatever ends the unit that we are in.
+    pub fn at_top(mut self) -> Self {
+        for hierarchy in &mut self.hierarchies {
+            hierarchy.own = hierarchy.mount.clone();
+            hierarchy.place = hierarchy.mount.clone();
+            if hierarchy.version == Version::V2 {
+                hierarchy.controllers = offered(&hierarchy.place);
+            }
+            hierarchy.writable = is_writable(&hierarchy.place);
+        }
+        self
+    }
+
     /// `v1`, `v2`, `hybrid` or `none`.
     pub fn layout(&self) -> &'static str {
         let has = |version| self.hierarchies.iter().any(|h| h.version == version);

@@ -242,6 +242,10 @@ class KindInfo(Record):
     """What they cannot, by the name of the capability, with the reason. It is answered with `unsupported`."""
     options: tuple[str, ...] = ()
     """Options that this kind has."""
+    note: Optional[str] = None
+    """What this host makes of it, where that differs: `microvm`, what machines run on. Null where there is
+    nothing to say.
+    """
 
     __hash__ = Record.__hash__
 

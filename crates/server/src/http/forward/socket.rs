@@ -134,9 +134,8 @@ pub async fn tunnel(near: WebSocket, far: FarSocket, app: &App, server: &str, id
     match end {
         None => {}
         Some(End::Said(frame)) => {
-            if near_sink.send(Near::Close(frame)).await.is_ok() {
-                farewell(&mut near_source, app).await;
-            }
+            drop(near_sink.send(Near::Close(frame)).await);
+            farewell(&mut near_source, app).await;
         }
         Some(End::Broken(why)) => {
             tracing::warn!(server, why, "a socket broke off");

@@ -1,0 +1,640 @@
+//! Kind `microvm`: a virtual machine for each sandbox, run by QEMU, with a kernel of the operator's choice and our own program as its
+//! first one. The template's files are images of their own (as for kind `hardened`) on virtual disks.
+//!
+//! Nothing but bytes passes between a machine and its host: a stream of the init's frames, lines of JSON of pid 1, and QMP.
+
+mod accelerator;
+mod boot;
+mod control;
+mod cpio;
+mod kernel;
+mod links;
+mod machine;
+mod qemu;
+mod qmp;
+mod snapshot;
+mod socket;
+mod vmm;
+
+pub use accelerator::Accelerator;
+
+use crate::{
+    Backend, BackendError, Guests, Held,
+    backend::Building,
+    disk,
+    guests::{Place, RecordV1, aside, refusal},
+};
+use accelerator::Found;
+use boot::Boot;
+use control::Control;
+use csb_engine::{Doing, Keeper, warden::WardenError};
+use csb_image::Private;
+use csb_sys::{cgroup::Group, packet::Conn};
+use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
+use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
+use kernel::Kernel;
+use links::{Link, Links};
+use machine::{Drive, Machine};
+use qmp::Qmp;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+use tokio::sync::OnceCell;
+use vmm::{Started, failed};
+
+/// What the guest's kernel and our program need beside the sandbox's limit.
+const GUEST: u64 = 128 << 20;
+/// A machine that is emulated on a busy host takes long.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Names of the machine's own disks in its directory.
+const PLAN: &str = "plan";
+const UPPER: &str = "upper";
+const HINT_QEMU: &str = "`apt-get install qemu-system-x86`, or name another one in the setting `microvm.qemu`";
+
+/// What the operator says about machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MicrovmSettings {
+    /// QEMU's program.
+    pub qemu: PathBuf,
+    /// The guest's kernel; none: the newest that this host has for clouds.
+    pub kernel: Option<PathBuf>,
+    /// What runs guests.
+    pub accelerator: Accelerator,
+    /// Bytes that a machine has at least, so that its sandbox's limit can be raised up to there while it lives.
+    pub memory: u64,
+}
+
+impl Default for MicrovmSettings {
+    fn default() -> Self {
+        Self { qemu: "qemu-system-x86_64".into(), kernel: None, accelerator: Accelerator::Auto, memory: 1 << 30 }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Microvm {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    guests: Arc<Guests>,
+    settings: MicrovmSettings,
+    accelerator: OnceCell<Found>,
+    tsc_khz: OnceCell<Option<u64>>,
+    links: Links,
+}
+
+/// What is needed to start any machine.
+struct Parts {
+    qemu: PathBuf,
+    boot: Boot,
+    kvm: bool,
+    tsc_khz: Option<u64>,
+}
+
+/// What is kept of a machine beside its record.
+#[derive(Debug, Serialize, Deserialize)]
+struct MachineV1 {
+    /// Bytes that its sandbox's limit can be raised to.
+    most_memory: u64,
+    machine: Machine,
+}
+
+impl Microvm {
+    /// Nothing is looked for before a sandbox is asked for.
+    pub fn new(guests: Arc<Guests>, settings: MicrovmSettings) -> Self {
+        let (accelerator, tsc_khz) = (OnceCell::new(), OnceCell::new());
+        let shared = Shared { guests, settings, accelerator, tsc_khz, links: Links::default() };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+/// What a machine is started from, the kernel it was found as included.
+fn parts(settings: &MicrovmSettings, data_dir: &Path) -> Result<(PathBuf, Kernel, Boot), BackendError> {
+    let qemu = vmm::find(&settings.qemu).ok_or_else(|| BackendError::NotFound {
+        what: format!("the VMM `{}`", settings.qemu.display()),
+        hint: HINT_QEMU.into(),
+    })?;
+    let kernel = Kernel::find(settings.kernel.as_deref())?;
+    let boot = Boot::ensure(data_dir, &kernel).map_err(failed("make the machine's first file system"))?;
+    Ok((qemu, kernel, boot))
+}
+
+/// What machines would run on here, tried in a directory that is for nothing else. For whoever asks about a host, without a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Whether KVM runs guests.
+    pub kvm: bool,
+    /// The VMM, the kernel, and what machines run on, in words.
+    pub text: String,
+}
+
+impl Microvm {
+    /// See [`Examined`]. Waits.
+    pub fn examine(settings: &MicrovmSettings, directory: &Path) -> Result<Examined, BackendError> {
+        let (qemu, kernel, boot) = parts(settings, directory)?;
+        let node = format!("try-{}", std::process::id());
+        let found = accelerator::find(settings.accelerator, &qemu, &boot, directory, &node);
+        vmm::remove_groups(&node);
+        let text = format!("{}, {}, {found}", qemu.display(), kernel.image.display());
+        Ok(Examined { kvm: found == Found::Kvm, text })
+    }
+}
+
+/// Undoes what was made, unless it is kept.
+struct Undo {
+    shared: Arc<Shared>,
+    id: Option<SandboxId>,
+}
+
+impl Undo {
+    fn keep(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.release(&id).await {
+                // The next server tries again.
+                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a machine");
+            }
+        });
+    }
+}
+
+/// Refuses what the kind does not have.
+fn check(spec: &SandboxSpec) -> Result<(), BackendError> {
+    let refuse = |what: &str| Err(BackendError::Unsupported(format!("{what} in sandbox kind `microvm`")));
+    if !spec.limits.io.is_none() {
+        return refuse("limits of disk speed");
+    }
+    if !spec.volumes.is_empty() {
+        return refuse("volumes: a machine shares no directory with its host; they are not there");
+    }
+    Ok(())
+}
+
+/// Writes the disk that the machine's plan is on.
+fn write_plan(path: &Path, plan: &MachinePlan) -> io::Result<()> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(serde_json::to_vec(plan)?);
+    bytes.push(b'\n');
+    if bytes.len() > MOST {
+        return Err(io::Error::other("the plan is too long"));
+    }
+    bytes.resize(bytes.len().next_multiple_of(4096), 0);
+    fs::write(path, bytes)
+}
+
+fn now() -> (i64, i64) {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    (now.as_secs() as i64, now.subsec_nanos().into())
+}
+
+/// What a machine is told that goes on.
+fn go_on(seed: Vec<u8>) -> ToMachine {
+    ToMachine::GoOn { now: now(), seed }
+}
+
+/// The machine's processors: as many as it may use at once, of those that there are.
+fn cpus(limits: &Limits) -> u32 {
+    let there = std::thread::available_parallelism().map_or(1, |number| number.get() as u32);
+    limits.cpu_milli.div_ceil(1000).clamp(1, there)
+}
+
+impl Shared {
+    /// Finds what a machine needs, and says what is missing.
+    async fn ready(&self) -> Result<Parts, BackendError> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(BackendError::Unsupported(
+                "sandbox kind `microvm` on this processor: it is made for x86_64".into(),
+            ));
+        }
+        if !rustix::process::geteuid().is_root() {
+            let what = "sandbox kind `microvm` for an ordinary user: the server needs root";
+            return Err(BackendError::Unsupported(what.into()));
+        }
+        let (settings, data_dir) = (self.settings.clone(), self.guests.data_dir().to_owned());
+        let (qemu, _, boot) = aside(move || parts(&settings, &data_dir)).await?;
+        let kvm = match self.accelerator(&qemu, &boot).await? {
+            Found::Kvm => true,
+            Found::Tcg { why } if self.settings.accelerator == Accelerator::Kvm => {
+                return Err(BackendError::Unsupported(format!(
+                    "sandbox kind `microvm` with KVM (setting `microvm.accelerator`): {why}"
+                )));
+            }
+            Found::Tcg { .. } => false,
+        };
+        // Measured once.
+        let tsc_khz =
+            *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
+        Ok(Parts { qemu, boot, kvm, tsc_khz })
+    }
+
+    /// Found out once.
+    async fn accelerator(&self, qemu: &Path, boot: &Boot) -> Result<Found, BackendError> {
+        let find = || async {
+            let (qemu, boot, guests, setting) =
+                (qemu.to_owned(), boot.clone(), self.guests.clone(), self.settings.accelerator);
+            let found =
+                aside(move || Ok(accelerator::find(setting, &qemu, &boot, guests.root(), &guests.node()))).await?;
+            match &found {
+                Found::Kvm => tracing::info!("sandboxes of kind `microvm` run on KVM"),
+                Found::Tcg { why } => tracing::warn!(
+                    why,
+                    "sandboxes of kind `microvm` run under software emulation: they start in seconds, and compute several times slower"
+                ),
+            }
+            Ok(found)
+        };
+        self.accelerator.get_or_try_init(find).await.cloned()
+    }
+
+    async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
+        check(spec)?;
+        let parts = self.ready().await?;
+        let images = self.guests.images(&spec.template).await?;
+        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
+        match self.build(id, spec, parts, images).await {
+            Ok(conn) => {
+                undo.keep();
+                Ok(conn)
+            }
+            Err(error) => {
+                // Done before the answer, so that whoever is told finds nothing.
+                if self.release(id).await.is_ok() {
+                    undo.keep();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        parts: Parts,
+        images: Private,
+    ) -> Result<Conn, BackendError> {
+        let place = self.guests.place(id);
+        place.begin(Kind::Microvm, "qemu")?;
+        let (mut disks, mut drives) = (Vec::new(), vec![Drive { image: place.path.join(PLAN), writable: false }]);
+        let mut add = |disk, image: PathBuf, writable| {
+            disks.push(disk);
+            drives.push(Drive { image, writable });
+        };
+        for image in images.layers {
+            add(Disk::Layer, image, false);
+        }
+        for bind in images.binds {
+            add(Disk::Bind(bind.guest.to_string_lossy().into_owned()), bind.host, false);
+        }
+        if spec.decided_upper() == Upper::Disk {
+            let image = disk::make(&self.guests.data_dir().join("disks"), id, &spec.limits).await?;
+            // Here it goes with the machine, whoever ends that.
+            let own = place.path.join(UPPER);
+            fs::rename(&image.path, &own).map_err(failed("keep the disk image"))?;
+            add(Disk::Upper, own, true);
+        }
+        let plan = MachinePlan {
+            version: csb_wire::VERSION,
+            limits: spec.limits.clone(),
+            hostname: spec.hostname.clone().unwrap_or_else(|| "sandbox".into()),
+            once: self.guests.is_private(),
+            disks,
+            now: now(),
+        };
+        let most_memory = spec.limits.memory.max(self.settings.memory);
+        let machine = Machine {
+            kernel: parts.boot.kernel,
+            initramfs: parts.boot.initramfs,
+            cpus: cpus(&spec.limits),
+            memory: (most_memory + GUEST).next_multiple_of(1 << 20),
+            drives,
+            kvm: parts.kvm,
+            tsc_khz: parts.tsc_khz,
+            state: None,
+        };
+        let (shared, name, limits, qemu) = (self.clone(), id.clone(), spec.limits.clone(), parts.qemu);
+        let pid = aside(move || {
+            write_plan(&place.path.join(PLAN), &plan).map_err(failed("write the machine's plan"))?;
+            let kept = MachineV1 { most_memory, machine: machine.clone() };
+            let kept = serde_json::to_vec(&kept).map_err(io::Error::from);
+            kept.and_then(|kept| fs::write(place.path.join("machine.json"), kept))
+                .map_err(failed("write the record"))?;
+            shared.boot(&name, &place, &qemu, &machine, &limits)
+        })
+        .await?;
+        self.relay(&self.guests.place(id), pid)
+    }
+
+    /// Starts a machine and waits for its sandbox; host pid of its VMM.
+    fn boot(
+        &self,
+        id: &SandboxId,
+        place: &Place,
+        qemu: &Path,
+        machine: &Machine,
+        limits: &Limits,
+    ) -> Result<i32, BackendError> {
+        let (group, mut started, mut qmp) = self.power(id, place, qemu, machine, limits)?;
+        let mut control = Control::connect(&place.run().join("control.sock")).map_err(failed("start the VMM"))?;
+        self.wait(&mut started, &mut qmp, &mut control)?;
+        self.settle(&group, machine, limits)?;
+        self.links.put(id, Link::new(qmp, control));
+        Ok(started.pid)
+    }
+
+    /// Starts the VMM of a machine, in a control group of its own.
+    fn power(
+        &self,
+        id: &SandboxId,
+        place: &Place,
+        qemu: &Path,
+        machine: &Machine,
+        limits: &Limits,
+    ) -> Result<(Group, Started, Qmp), BackendError> {
+        let node = self.guests.node();
+        let name = id.as_str();
+        // What a sandbox may compute is counted from where it begins.
+        let most = limits.cpu_milli.max(machine.cpus * 1000);
+        let group = vmm::make_group(&node, name, &vmm::limits(machine.memory, most, limits))
+            .map_err(failed("make the machine's control group"))?;
+        let record = |pid| place.write(Kind::Microvm, "qemu", name, pid).map_err(failed("write the record"));
+        record(0)?;
+        let (run, root) = (place.run(), place.files());
+        let vmm = vmm::Place { run: &run, root: &root, node: &node, name };
+        let mut started = vmm::start(qemu, machine, &vmm).map_err(failed("start the VMM"))?;
+        record(started.pid)?;
+        let qmp = started.answers(&run.join("qmp.sock")).map_err(failed("start the VMM"))?;
+        Ok((group, started, qmp))
+    }
+
+    /// From where it has begun, a machine has no more than its sandbox.
+    fn settle(&self, group: &Group, machine: &Machine, limits: &Limits) -> Result<(), BackendError> {
+        let limited = group.set_limits(&vmm::limits(machine.memory, limits.cpu_milli, limits));
+        limited.map_err(vmm::kernel).map_err(failed("limit the machine"))
+    }
+
+    /// Waits for the sandbox's init, or for the reason why there is none.
+    fn wait(&self, started: &mut Started, qmp: &mut Qmp, control: &mut Control) -> Result<(), BackendError> {
+        match control.hear(PATIENCE).map(|message| message.frame) {
+            Ok(FromMachine::Ready) => Ok(()),
+            Ok(FromMachine::Failed(failure)) => Err(BackendError::Failed {
+                step: format!("in the machine: {}", failure.step),
+                message: failure.message,
+            }),
+            other => {
+                let said = qmp.ask("ringbuf-read", serde_json::json!({ "device": qemu::CONSOLE, "size": 65536 }));
+                let said = said.ok().and_then(|text| text.as_str().map(last_lines)).unwrap_or_default();
+                let why = match other {
+                    Err(error) if vmm::lives(started.pid) => error,
+                    Err(error) => started.why(&error),
+                    Ok(_) => io::ErrorKind::InvalidData.into(),
+                };
+                let step = "wait for the machine's sandbox".into();
+                Err(BackendError::Failed { step, message: format!("{why}{said}") })
+            }
+        }
+    }
+
+    /// The init's frames, out of the stream that they come in.
+    fn relay(&self, place: &Place, pid: i32) -> Result<Conn, BackendError> {
+        let socket = place.run().join("init.sock");
+        let dial = move || {
+            if !vmm::lives(pid) {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            }
+            socket::connect(&socket).map(Into::into)
+        };
+        csb_relay::host(Box::new(dial)).map_err(failed("connect with the sandbox's init"))
+    }
+
+    async fn release(self: &Arc<Self>, id: &SandboxId) -> Result<(), BackendError> {
+        self.links.forget(id);
+        let (shared, id) = (self.clone(), id.clone());
+        aside(move || {
+            let place = shared.guests.place(&id);
+            let node = shared.guests.node();
+            let pid = place.record().map_or(0, |record| record.pid);
+            vmm::end(&node, id.as_str(), pid).map_err(failed("end the machine"))?;
+            if shared.guests.is_private() {
+                vmm::remove_groups(&node);
+            }
+            let removed = place.remove().map_err(failed("remove the machine's directory"));
+            if shared.guests.is_private() {
+                shared.guests.tidy();
+            }
+            removed
+        })
+        .await
+    }
+
+    async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
+        let mut held = Vec::new();
+        for (id, record) in self.guests.records(Kind::Microvm).map_err(failed("read the records"))? {
+            match self.find(&id, &record).await {
+                Ok(found) => held.push(found),
+                Err(error) => {
+                    tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
+                    if let Err(error) = self.release(&id).await {
+                        tracing::error!(sandbox = %id, %error, "cannot remove a machine");
+                    }
+                }
+            }
+        }
+        self.guests.tidy();
+        Ok(held)
+    }
+
+    async fn find(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Result<Held, BackendError> {
+        let place = self.guests.place(id);
+        // After its end the pid may be another's; the group says that it is not.
+        record.check_protocol().and_then(|()| place.group(record).map(drop)).map_err(failed("find the VMM"))?;
+        let (shared, name) = (self.clone(), id.clone());
+        let frozen = aside(move || {
+            let run = shared.guests.place(&name).run();
+            shared
+                .with(&name, |link| {
+                    let status = link.qmp(&run, |qmp| qmp.status())?;
+                    link.frozen = status == "paused";
+                    Ok(link.frozen)
+                })
+                .map_err(failed("ask the VMM"))
+        })
+        .await?;
+        let conn = self.relay(&place, record.pid)?;
+        Ok(Held { id: id.clone(), conn, frozen })
+    }
+
+    /// Does something with a machine's connections, alone.
+    fn with<T>(&self, id: &SandboxId, work: impl FnOnce(&mut Link) -> io::Result<T>) -> io::Result<T> {
+        let link = self.links.of(id);
+        let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut link)
+    }
+
+    fn freeze(&self, id: &SandboxId, frozen: bool) -> io::Result<()> {
+        let run = self.there(id)?.run();
+        self.with(id, |link| {
+            let command = if frozen { "stop" } else { "cont" };
+            if frozen {
+                // While it stands nobody can ask it.
+                link.last = self.usage_of(id, link)?;
+            }
+            link.qmp(&run, |qmp| qmp.ask(command, serde_json::json!({})))?;
+            link.frozen = frozen;
+            if !frozen {
+                done(link.ask(&run, go_on(vec![]))?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Its directory, if there is a machine.
+    fn there(&self, id: &SandboxId) -> io::Result<Place> {
+        let place = self.guests.place(id);
+        let record = place.record()?;
+        if !vmm::lives(record.pid) {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        }
+        Ok(place)
+    }
+
+    fn set_limits(&self, id: &SandboxId, limits: &Limits) -> io::Result<()> {
+        let place = self.there(id)?;
+        let kept: MachineV1 = serde_json::from_slice(&fs::read(place.path.join("machine.json"))?)?;
+        if !limits.io.is_none() || limits.memory > kept.most_memory {
+            return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
+        }
+        let run = place.run();
+        self.with(id, |link| {
+            if link.frozen {
+                return Err(io::Error::from_raw_os_error(libc::EBUSY));
+            }
+            done(link.ask(&run, ToMachine::SetLimits(limits.clone()))?)
+        })?;
+        let memory = (kept.most_memory + GUEST).next_multiple_of(1 << 20);
+        let group = vmm::group(&self.guests.node(), id.as_str())?;
+        group.set_limits(&vmm::limits(memory, limits.cpu_milli, limits)).map_err(vmm::kernel)
+    }
+
+    fn usage(&self, id: &SandboxId) -> io::Result<Usage> {
+        self.there(id)?;
+        self.with(id, |link| self.usage_of(id, link))
+    }
+
+    /// The guest counts memory, processes and files; what its processors cost is counted outside.
+    fn usage_of(&self, id: &SandboxId, link: &mut Link) -> io::Result<Usage> {
+        let inside = if link.frozen {
+            link.last
+        } else {
+            match link.ask(&self.guests.place(id).run(), ToMachine::Usage)? {
+                FromMachine::Usage(usage) => usage,
+                FromMachine::Done(Err(failure)) => return Err(io::Error::other(failure.to_string())),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        let outside = vmm::group(&self.guests.node(), id.as_str())?.usage().map_err(vmm::kernel)?;
+        Ok(Usage { cpu_usec: outside.cpu_usec, ..inside })
+    }
+}
+
+/// What pid 1 said of an order.
+fn done(answer: FromMachine) -> io::Result<()> {
+    match answer {
+        FromMachine::Done(Ok(())) => Ok(()),
+        FromMachine::Done(Err(failure)) if failure.errno != 0 => Err(io::Error::from_raw_os_error(failure.errno)),
+        FromMachine::Done(Err(failure)) => Err(io::Error::other(failure.to_string())),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// The end of what a console said, behind an error.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(3)..];
+    if last.is_empty() { String::new() } else { format!("; its console: {}", last.join(" | ")) }
+}
+
+/// Does what waits for a machine where it keeps nobody else waiting.
+fn asked<'a, T: Send + 'static>(
+    shared: &Arc<Shared>,
+    id: &SandboxId,
+    step: &'static str,
+    work: impl FnOnce(&Shared, &SandboxId) -> io::Result<T> + Send + 'static,
+) -> Doing<'a, T> {
+    let (shared, id) = (shared.clone(), id.clone());
+    Box::pin(async move {
+        let done = tokio::task::spawn_blocking(move || work(&shared, &id)).await;
+        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+        done.map_err(|error| refusal(step, &error).into())
+    })
+}
+
+impl Keeper for Microvm {
+    fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let released = self.shared.release(id).await;
+            released.map_err(|error| {
+                WardenError::from(refusal("release the machine", &io::Error::other(error.to_string())))
+            })
+        })
+    }
+
+    fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {
+        let step = if frozen { "pause the machine" } else { "resume the machine" };
+        asked(&self.shared, id, step, move |shared, id| shared.freeze(id, frozen))
+    }
+
+    fn set_limits<'a>(&'a self, id: &'a SandboxId, limits: Limits) -> Doing<'a, ()> {
+        asked(&self.shared, id, "change the machine's limits", move |shared, id| shared.set_limits(id, &limits))
+    }
+
+    fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {
+        asked(&self.shared, id, "read the machine's counters", Shared::usage)
+    }
+}
+
+impl Backend for Microvm {
+    fn kind(&self) -> Kind {
+        Kind::Microvm
+    }
+
+    fn ready(&self) -> Building<'_, ()> {
+        Box::pin(async { self.shared.ready().await.map(drop) })
+    }
+
+    fn note(&self) -> Option<String> {
+        self.shared.accelerator.get().map(ToString::to_string)
+    }
+
+    fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {
+        Box::pin(self.shared.create(id, spec))
+    }
+
+    fn held(&self) -> Building<'_, Vec<Held>> {
+        Box::pin(async {
+            for guests in self.shared.guests.orphaned() {
+                let other = Microvm::new(guests, self.shared.settings.clone()).shared;
+                for (id, _) in other.guests.records(Kind::Microvm).unwrap_or_default() {
+                    if let Err(error) = other.release(&id).await {
+                        tracing::warn!(sandbox = %id, %error, "cannot remove a machine that `csb run` left");
+                    }
+                }
+                other.guests.tidy();
+            }
+            self.shared.held().await
+        })
+    }
+}

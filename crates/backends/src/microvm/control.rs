@@ -1,0 +1,71 @@
+//! The host's side of what pid 1 of a machine is asked. What comes back was written by a guest: it is read in small pieces, and
+//! believed only about that guest.
+
+use super::socket::connect;
+use csb_wire::machine::{FromMachine, MOST, Numbered, ToMachine};
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// A connection with pid 1 of a machine. QEMU lets in one at a time.
+pub(super) struct Control {
+    stream: UnixStream,
+    text: Vec<u8>,
+    number: u64,
+}
+
+impl Control {
+    pub(super) fn connect(path: &Path) -> io::Result<Self> {
+        let stream = connect(path)?;
+        // Whatever another server was in the middle of ends here, and its answers bear numbers that are not ours.
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        (&stream).write_all(b"\n")?;
+        Ok(Self { stream, text: Vec::new(), number: since.as_nanos() as u64 })
+    }
+
+    /// The next message, within `patience`.
+    pub(super) fn hear(&mut self, patience: Duration) -> io::Result<Numbered<FromMachine>> {
+        let end = Instant::now() + patience;
+        loop {
+            while let Some(at) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=at).collect();
+                if let Ok(message) = serde_json::from_slice(&line) {
+                    return Ok(message);
+                }
+            }
+            if self.text.len() > MOST {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the machine says no end"));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let mut piece = [0; 4096];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => self.text.extend_from_slice(&piece[..length]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks, and waits for the answer to that.
+    pub(super) fn ask(&mut self, frame: ToMachine, patience: Duration) -> io::Result<FromMachine> {
+        self.number += 1;
+        let mut line = serde_json::to_vec(&Numbered { number: self.number, frame })?;
+        line.push(b'\n');
+        self.stream.write_all(&line)?;
+        let end = Instant::now() + patience;
+        loop {
+            let message = self.hear(end.saturating_duration_since(Instant::now()))?;
+            if message.number == self.number {
+                return Ok(message.frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Connections with the VMMs and first programs of machines: one of each, as QEMU talks with one at a time.
+
+use super::{control::Control, qmp::Qmp};
+use csb_types::{SandboxId, Usage};
+use csb_wire::machine::{FromMachine, ToMachine};
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// For an answer of pid 1.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Those of one machine. Empty until they are used, and after a loss.
+#[derive(Default)]
+pub(super) struct Link {
+    qmp: Option<Qmp>,
+    control: Option<Control>,
+    /// Whether it stands still, and what it used when it was asked last.
+    pub(super) frozen: bool,
+    pub(super) last: Usage,
+}
+
+impl Link {
+    /// Starts with connections that are there.
+    pub(super) fn new(qmp: Qmp, control: Control) -> Self {
+        Self { qmp: Some(qmp), control: Some(control), ..Self::default() }
+    }
+
+    /// Asks the VMM.
+    pub(super) fn qmp<T>(&mut self, run: &Path, ask: impl FnOnce(&mut Qmp) -> io::Result<T>) -> io::Result<T> {
+        let qmp = match &mut self.qmp {
+            Some(qmp) => qmp,
+            none => none.insert(Qmp::connect(&run.join("qmp.sock"))?),
+        };
+        let answer = ask(qmp);
+        if answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Other) {
+            self.qmp = None;
+        }
+        answer
+    }
+
+    /// Asks pid 1.
+    pub(super) fn ask(&mut self, run: &Path, frame: ToMachine) -> io::Result<FromMachine> {
+        let control = match &mut self.control {
+            Some(control) => control,
+            none => none.insert(Control::connect(&run.join("control.sock"))?),
+        };
+        let answer = control.ask(frame, PATIENCE);
+        if answer.is_err() {
+            self.control = None;
+        }
+        answer
+    }
+}
+
+/// Those of all machines.
+#[derive(Default)]
+pub(super) struct Links(Mutex<HashMap<SandboxId, Arc<Mutex<Link>>>>);
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Links")
+    }
+}
+
+impl Links {
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Arc<Mutex<Link>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn of(&self, id: &SandboxId) -> Arc<Mutex<Link>> {
+        self.all().entry(id.clone()).or_default().clone()
+    }
+
+    pub(super) fn put(&self, id: &SandboxId, link: Link) {
+        self.all().insert(id.clone(), Arc::new(Mutex::new(link)));
+    }
+
+    pub(super) fn forget(&self, id: &SandboxId) {
+        self.all().remove(id);
+    }
+}

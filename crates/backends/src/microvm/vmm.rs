@@ -1,0 +1,228 @@
+//! Starting a VMM in its confinement, and ending it.
+
+use super::{
+    machine::{INITRAMFS, KERNEL, Machine},
+    qemu,
+    qmp::Qmp,
+};
+use crate::BackendError;
+use csb_sys::{
+    cgroup::{self, Group},
+    process::PidFd,
+};
+use csb_types::Limits;
+use csb_wire::{
+    VERSION,
+    machine::{CONFINER, VmmPlan},
+};
+use std::{
+    collections::hash_map::DefaultHasher,
+    ffi::OsStr,
+    hash::{Hash, Hasher},
+    io::{self, BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{ChildStderr, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// First of the users that VMMs are: above those of sandboxes, and below what means "nobody" to old programs.
+const FIRST_USER: u32 = 0x7100_0000;
+/// QEMU itself, what it translates, and what it keeps of disks that is not given back under pressure.
+const OVERHEAD: u64 = 224 << 20;
+/// Threads of a VMM: its processors, and those that wait for disks.
+const THREADS: u32 = 160;
+/// Names of the control groups' parents start so.
+const GROUPS: &str = "csb-vm";
+/// For a VMM to say that it is there, on a host under load.
+const PATIENCE: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(5);
+/// Between its death and the end of all that the kernel held for it.
+const END: Duration = Duration::from_secs(10);
+
+/// Of one node: the parent of its machines' control groups.
+pub(super) fn groups(node: &str) -> String {
+    format!("{GROUPS}-{node}")
+}
+
+/// Limits of the whole machine, with its VMM. `cpu_milli`: of the sandbox, or more while it boots.
+pub(super) fn limits(memory: u64, cpu_milli: u32, limits: &Limits) -> cgroup::Limits {
+    cgroup::Limits { memory: memory + OVERHEAD, cpu_milli, pids: THREADS, cpu_weight: limits.cpu_weight }
+}
+
+/// The group of a machine, whether it is there or not.
+pub(super) fn group(node: &str, name: &str) -> io::Result<Group> {
+    cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.open(name)).map_err(kernel)
+}
+
+pub(super) fn make_group(node: &str, name: &str, limits: &cgroup::Limits) -> io::Result<Group> {
+    cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
+}
+
+/// Removes the parent, if it has no group any more.
+pub(super) fn remove_groups(node: &str) {
+    if let Ok(root) =
+        cgroup::Host::detect().map(cgroup::Host::at_top).and_then(|host| host.root(&groups(node)).map_err(kernel))
+    {
+        // Refused while there is one.
+        let _ = root.remove();
+    }
+}
+
+pub(super) fn kernel(error: cgroup::CgroupError) -> io::Error {
+    if matches!(error.source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) {
+        return io::Error::from_raw_os_error(libc::ENOENT);
+    }
+    io::Error::new(error.source.kind(), format!("{error}: {}", error.source))
+}
+
+/// A VMM that was started.
+pub(super) struct Started {
+    /// Host pid.
+    pub(super) pid: i32,
+    /// What it has to say, until nobody asks any more.
+    words: ChildStderr,
+}
+
+/// What a VMM is started with beside its machine.
+pub(super) struct Place<'a> {
+    /// Where its sockets are, and where its root is built.
+    pub(super) run: &'a Path,
+    pub(super) root: &'a Path,
+    pub(super) node: &'a str,
+    pub(super) name: &'a str,
+}
+
+/// Where a program is that is not found by its bare name: as given, or in `PATH`.
+pub(super) fn find(name: &Path) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return name.is_file().then(|| name.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .filter(|place| place.is_absolute())
+        .chain(usual)
+        .map(|place| place.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Starts QEMU for a machine.
+pub(super) fn start(qemu: &Path, machine: &Machine, place: &Place<'_>) -> io::Result<Started> {
+    let program = std::fs::canonicalize(qemu)?;
+    // With its firmware, which lies beside it.
+    let tree = program.parent().and_then(Path::parent).unwrap_or(Path::new("/")).to_owned();
+    let mut hasher = DefaultHasher::new();
+    (place.node, place.name).hash(&mut hasher);
+    let mut disks: Vec<(PathBuf, bool)> =
+        machine.drives.iter().map(|drive| (drive.image.clone(), drive.writable)).collect();
+    disks.extend(machine.state.iter().map(|state| (state.clone(), false)));
+    let plan = VmmPlan {
+        version: VERSION,
+        group: (groups(place.node), place.name.to_owned()),
+        uid: FIRST_USER + (hasher.finish() & 0xff_ffff) as u32,
+        directory: place.root.to_owned(),
+        shown: vec![tree],
+        files: vec![
+            (machine.kernel.clone(), KERNEL.into(), false),
+            (machine.initramfs.clone(), INITRAMFS.into(), false),
+        ],
+        run: None,
+        kvm: machine.kvm,
+        sockets: qemu::SOCKETS.iter().map(|name| place.run.join(name)).collect(),
+        disks,
+        program,
+        arguments: qemu::arguments(machine),
+    };
+    spawn(&plan)
+}
+
+fn spawn(plan: &VmmPlan) -> io::Result<Started> {
+    use std::os::unix::process::CommandExt;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(OsStr::new(CONFINER))
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(mut words)) = pipes else {
+        return Err(io::Error::other("the confiner has no pipes"));
+    };
+    stdin.write_all(&serde_json::to_vec(plan)?)?;
+    drop(stdin);
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    if !child.wait()?.success() {
+        let mut said = String::new();
+        words.read_to_string(&mut said)?;
+        return Err(io::Error::other(said.trim().to_owned()));
+    }
+    let pid = line.trim().parse().map_err(io::Error::other)?;
+    Ok(Started { pid, words })
+}
+
+impl Started {
+    /// Waits until it answers.
+    pub(super) fn answers(&mut self, socket: &Path) -> io::Result<Qmp> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match Qmp::connect(socket) {
+                Ok(qmp) => return Ok(qmp),
+                Err(error) if !lives(self.pid) => return Err(self.why(&error)),
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => std::thread::sleep(TICK),
+            }
+        }
+    }
+
+    /// What a VMM that has ended said.
+    pub(super) fn why(&mut self, error: &io::Error) -> io::Error {
+        let mut said = Vec::new();
+        let _ = (&mut self.words).take(4096).read_to_end(&mut said);
+        let said = String::from_utf8_lossy(&said);
+        let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if said.is_empty() {
+            io::Error::new(error.kind(), format!("the VMM ended ({error})"))
+        } else {
+            io::Error::other(said.join("; "))
+        }
+    }
+}
+
+/// Whether a process is there and has not ended.
+pub(super) fn lives(pid: i32) -> bool {
+    // Behind the name, which may hold anything but this.
+    let state = |text: &str| text.rsplit_once(')').map(|(_, rest)| rest.trim_start().chars().next());
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|text| !matches!(state(&text), Some(Some('Z' | 'X'))))
+}
+
+/// Ends all that is in a machine's group, and removes it. Done twice, it is done.
+pub(super) fn end(node: &str, name: &str, pid: i32) -> io::Result<()> {
+    let group = group(node, name)?;
+    let process = PidFd::open(pid).ok();
+    match group.kill() {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => return group.remove().map_err(kernel),
+        killed => drop(killed.map_err(kernel)?),
+    }
+    if let Some(process) = process.filter(|_| pid > 0) {
+        process.wait(END)?;
+    }
+    let end = Instant::now() + END;
+    while !group.is_empty().unwrap_or(true) && Instant::now() < end {
+        std::thread::sleep(TICK);
+    }
+    group.remove().map_err(kernel)
+}
+
+/// An error of a step.
+pub(super) fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BackendError::NoRoom {
+            limit: format!("{step}: {error}"),
+            hint: "free some of the data directory's disk, or move it".into(),
+        },
+        _ => BackendError::Failed { step: step.into(), message: error.to_string() },
+    }
+}
