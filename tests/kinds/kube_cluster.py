@@ -1,4 +1,4 @@
-"""A Kubernetes cluster for tests: the one of `CSB_TEST_KUBECONFIG`, or one of one node that `crates/testkit` stands in for.
+"""A Kubernetes cluster for tests: that of `CSB_TEST_KUBECONFIG`, or one that `crates/testkit` stands in for.
 
 On a cluster of somebody's, `CSB_TEST_PROGRAM_IMAGE` names an image with `csb` that its nodes can pull, and
 `CSB_TEST_IMAGE` one with a shell (default: busybox). `make test-k8s` sets all of it.
@@ -42,7 +42,9 @@ class Cluster:
         assert self.process.stdout is not None
         self.kubeconfig = self.process.stdout.readline().strip()
         assert self.kubeconfig, "the cluster did not start"
-        fields = dict(line.strip().split(": ", 1) for line in Path(self.kubeconfig).read_text().splitlines() if ": " in line)
+        fields = dict(
+            line.strip().split(": ", 1) for line in Path(self.kubeconfig).read_text().splitlines() if ": " in line
+        )
         self.url = fields["server"]
         self.http = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {fields['token']}"}, timeout=60, trust_env=False
@@ -100,7 +102,9 @@ class Theirs:
         command = ["kubectl", "--kubeconfig", self.kubeconfig, "get", resource, "-o", "json"]
         namespace = os.environ.get("CSB_K8S_NAMESPACE")
         command += ["-n", namespace] if namespace else []
-        items: list[dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["items"]
+        items: list[dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)[
+            "items"
+        ]
         return items
 
     def stop(self) -> None:

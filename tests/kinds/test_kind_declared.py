@@ -39,7 +39,6 @@ def test_what_is_not_here_is_refused_with_the_reason_that_is_listed(host: Host) 
             # An engine that may answer later, or a runtime that is not installed, is no lack of the server.
             status, code = CODES.get(answer.status_code, (501, "unsupported"))
             assert kind["why_not"] in refused(answer, status, code)
-    refused(api("POST", "/sandboxes", json={"sandbox": {"kind": "microvm"}}), 501, "unsupported")
     refused(api("POST", "/sandboxes", json={"sandbox": {"kind": "chroot"}}), 400, "invalid_request")
 
 

@@ -40,7 +40,12 @@ def test_it_outlives_the_server_with_every_byte_of_its_output(way: Way) -> None:
     way.needs("adopt")
     server = way.own_server()
     ann = server.api("ann")
-    asked = {"resources": way.limits(memory="96Mi", pids=40), "env": {"E": "1"}, "metadata": {"a": "b"}, "hostname": "kept"}
+    asked = {
+        "resources": way.limits(memory="96Mi", pids=40),
+        "env": {"E": "1"},
+        "metadata": {"a": "b"},
+        "hostname": "kept",
+    }
     box = way.create(ann, **asked)
     idle = way.create(ann)
     ann("PUT", f"/sandboxes/{box}/files?path=/workspace/f", content=b"kept")

@@ -522,9 +522,29 @@ impl Shared {
             Ok(done) => done.map_err(|error| access.refused("change the pod's limits", &error))?,
             Err(_) => return access.ask("change the pod's limits", std::future::pending()).await,
         };
-        // It is the node that does it, and says when.
+        let done = self.resized(&access, &pods, resized, limits).await;
+        if done.is_err()
+            && let Some((memory, cpu_milli)) = limits_of(&found)
+        {
+            // What it has counts, not what it was to have: the node would try again.
+            let before = Patch::Strategic(body::resize(&spec, memory, cpu_milli));
+            if let Err(error) = access.ask("change the limits back", pods.patch_resize(&name, &params, &before)).await {
+                tracing::warn!(sandbox = %id, %error, "a pod's limits are not what they are said to be");
+            }
+        }
+        done
+    }
+
+    /// Waits for the node to do it, which says when.
+    async fn resized(
+        &self,
+        access: &Access,
+        pods: &Api<Pod>,
+        mut pod: Pod,
+        limits: &Limits,
+    ) -> Result<(), BackendError> {
+        let name = pod.name_any();
         let until = tokio::time::Instant::now() + cluster::PATIENCE;
-        let mut pod = resized;
         loop {
             match resizing(&pod, limits) {
                 Resizing::Done => return Ok(()),
@@ -583,6 +603,14 @@ fn requests(pod: &Pod) -> KindOptions {
         request_cpu_milli: less("cpu").and_then(|text| csb_types::parse_cpus(&text).ok()),
         ..Default::default()
     }
+}
+
+/// Bytes of memory and thousandths of a CPU that a pod's container may use.
+fn limits_of(pod: &Pod) -> Option<(u64, u32)> {
+    let container = pod.spec.as_ref()?.containers.iter().find(|one| one.name == body::CONTAINER)?;
+    let limits = container.resources.as_ref()?.limits.as_ref()?;
+    let memory = csb_types::parse_bytes(&limits.get("memory")?.0).ok()?;
+    Some((memory, csb_types::parse_cpus(&limits.get("cpu")?.0).ok()?))
 }
 
 /// How far a change of limits is.

@@ -130,6 +130,7 @@ fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
     Ok(vec![
         Arc::new(Docker::new(guests.clone(), config.docker.clone())),
         Arc::new(Oci::new(guests.clone())),
+        Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
         Arc::new(Microvm::new(guests, config.microvm.clone())),
         Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
     ])

@@ -18,6 +18,8 @@ export interface Capabilities {
   readonly liveLimits: boolean;
   /** Freeze and thaw. */
   readonly pause: boolean;
+  /** A limit of its processes. */
+  readonly pidsLimit: boolean | null;
   /** Terminals. */
   readonly pty: boolean;
 }
@@ -30,6 +32,7 @@ export function readCapabilities(data: unknown): Capabilities {
     diskLimit: from.boolean('disk_limit'),
     liveLimits: from.boolean('live_limits'),
     pause: from.boolean('pause'),
+    pidsLimit: from.maybeBoolean('pids_limit'),
     pty: from.boolean('pty'),
   };
 }

@@ -52,7 +52,9 @@ def test_the_seeds_request_makes_a_pod_of_it(cluster: Cluster, ann: Api) -> None
     pod = cluster.pod(box, "agents")
     container = pod["spec"]["containers"][0]
     assert container["resources"]["limits"] | {"ephemeral-storage": ""} == {
-        "memory": str(256 * MIB), "cpu": "500m", "ephemeral-storage": "",
+        "memory": str(256 * MIB),
+        "cpu": "500m",
+        "ephemeral-storage": "",
     }
     assert (container["resources"]["requests"]["memory"], container["resources"]["requests"]["cpu"]) == (
         str(128 * MIB),
@@ -72,7 +74,12 @@ def test_a_pod_has_no_right_that_its_init_does_not_need(cluster: Cluster, ann: A
     pod = cluster.pod(box)
     spec = pod["spec"]
     for off in (
-        "automountServiceAccountToken", "enableServiceLinks", "hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace",
+        "automountServiceAccountToken",
+        "enableServiceLinks",
+        "hostNetwork",
+        "hostPID",
+        "hostIPC",
+        "shareProcessNamespace",
     ):
         assert spec[off] is False, off
     assert (spec["restartPolicy"], spec["terminationGracePeriodSeconds"]) == ("Never", 0)
@@ -98,8 +105,17 @@ def test_a_pod_has_no_right_that_its_init_does_not_need(cluster: Cluster, ann: A
 def test_nothing_is_written_to_the_nodes_disk(cluster: Cluster, ann: Api) -> None:
     box = ann.create(**ask(), resources={"disk": "8Mi"})
     for user in ("user", "root"):
-        for place in ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/x", "/usr/x", "/.csb/x", "/.csb-run/x",
-                      "/.csb-run/failed", "/etc/ld.so.preload"):
+        for place in (
+            "/etc/hosts",
+            "/etc/hostname",
+            "/etc/resolv.conf",
+            "/x",
+            "/usr/x",
+            "/.csb/x",
+            "/.csb-run/x",
+            "/.csb-run/failed",
+            "/etc/ld.so.preload",
+        ):
             done = ann.run(box, f"echo x > {place}", user=user)
             assert done["exit_code"] != 0, (user, place)
     writable = ann.run(box, "cat /proc/mounts")["stdout"]
@@ -111,7 +127,9 @@ def test_nothing_is_written_to_the_nodes_disk(cluster: Cluster, ann: Api) -> Non
     assert ann.run(box, "mount -o remount,rw / 2>&1", user="root")["exit_code"] != 0
 
 
-def test_what_the_server_or_the_cluster_does_not_allow_is_refused_and_leaves_nothing(cluster: Cluster, ann: Api) -> None:
+def test_what_the_server_or_the_cluster_does_not_allow_is_refused_and_leaves_nothing(
+    cluster: Cluster, ann: Api
+) -> None:
     refusals = [
         (ask(namespace="kube-system"), 501, "unsupported", ("`kube-system`", "k8s.namespaces")),
         (ask(runtimeClassName="kata"), 501, "unsupported", ("`kata`", "k8s.runtime_classes")),
@@ -122,8 +140,12 @@ def test_what_the_server_or_the_cluster_does_not_allow_is_refused_and_leaves_not
         (ask(podTemplate={"spec": {"hostNetwork": True}}), 501, "unsupported", ("spec.hostNetwork",)),
         (ask(podTemplate={"spec": {"serviceAccountName": "admin"}}), 501, "unsupported", ("spec.serviceAccountName",)),
         (ask(podTemplate={"metadata": {"labels": {"csb.node": "x"}}}), 501, "unsupported", ("metadata.labels",)),
-        (ask(podTemplate={"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}), 501, "unsupported",
-         ("spec.volumes",)),
+        (
+            ask(podTemplate={"spec": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}),
+            501,
+            "unsupported",
+            ("spec.volumes",),
+        ),
         (ask(podTemplate={"spec": {"nodeSelector": 7}}), 501, "unsupported", ("podTemplate",)),
         (ask(podTemplate="x"), 501, "unsupported", ("podTemplate",)),
         (ask(resources={"limits": {"gpu": 1}}), 400, "invalid_request", ("gpu",)),
@@ -298,7 +320,16 @@ def test_manifests_are_what_the_published_schemas_say(cluster: Cluster, ann: Api
     if shutil.which("kubectl"):
         file = tmp_path / "manifests.json"
         file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
-        command = ["kubectl", "--kubeconfig", cluster.kubeconfig, "create", "--dry-run=client", "--validate=false", "-f", file]
+        command = [
+            "kubectl",
+            "--kubeconfig",
+            cluster.kubeconfig,
+            "create",
+            "--dry-run=client",
+            "--validate=false",
+            "-f",
+            file,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.count("(dry run)") == len(manifests), done.stdout + done.stderr
 
