@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from declared import KINDS
-from ways import Host, Way, available
+from declared import CORE, KINDS, SLOW
+from ways import MUST, Host, Way, available
 
 from harness import Api
+
+FULL = bool(os.environ.get("CSB_FULL"))
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +28,9 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture(params=KINDS)
 def way(request: pytest.FixtureRequest, host: Host) -> Way:
+    core = request.node.originalname in CORE
+    if request.param in SLOW and not core and not FULL and request.param not in MUST:
+        pytest.skip(f"all of `{request.param}` runs with CSB_FULL=1")
     available(host, request.param)
     return Way(host, request.param)
 

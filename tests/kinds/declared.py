@@ -20,6 +20,23 @@ class Declared:
     ends_at_limits: bool = False
 
 
+# Of kinds whose sandboxes take seconds to start, what is about them: the rest is the same code as for the others. All of it runs
+# with CSB_FULL=1, or where CSB_KINDS names the kind.
+SLOW = ("gvisor", "microvm")
+CORE = (
+    "test_a_sandbox_is_what_was_asked_for",
+    "test_streams_are_apart_in_order_and_whole",
+    "test_stdin_is_passed_on_and_closed",
+    "test_a_command_has_no_privilege_and_no_network",
+    "test_a_terminal_echoes_resizes_and_is_interrupted",
+    "test_files_are_written_read_in_part_and_appended_to",
+    "test_a_paused_sandbox_stands_still_and_goes_on",
+    "test_it_outlives_the_server_with_every_byte_of_its_output",
+    "test_a_release_leaves_nothing",
+    "test_memory_is_limited_and_it_is_told",
+    "test_a_full_disk_is_told_and_can_be_emptied",
+)
+
 KINDS = {
     "process": Declared(),
     "hardened": Declared(),

@@ -126,11 +126,9 @@ impl Running {
 fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
     let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
     let guests = Guests::lasting(&config.data_dir).map_err(failed)?;
-    let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
     Ok(vec![
         Arc::new(Docker::new(guests.clone(), config.docker.clone())),
         Arc::new(Oci::new(guests.clone())),
-        Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
         Arc::new(Microvm::new(guests, config.microvm.clone())),
         Arc::new(K8s::new(&config.data_dir, config.k8s.clone()).map_err(failed)?),
     ])
