@@ -651,7 +651,6 @@ mod tests {
             (r#"{"resources":{"memory":"1"}}"#, "invalid_request: resources: memory = 1 is impossible"),
             (r#"{"resources":{"cpu":0}}"#, "cpu_milli = 0 is impossible"),
             (r#"{"resources":{"pids":-1}}"#, "invalid value"),
-            (r#"{"sandbox":{"kind":"microvm"}}"#, "unsupported: sandbox kind `microvm`"),
             (
                 r#"{"sandbox":{"kind":"process","namespace":"a"}}"#,
                 "option `namespace` is none of sandbox kind `process`",

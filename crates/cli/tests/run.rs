@@ -213,7 +213,10 @@ fn a_kind_is_what_was_asked_for() {
     // Changed since, its image is made anew.
     fs::write(root.path().join("mark"), "second\n").unwrap();
     assert_eq!(seen("hardened"), "second\n");
-    assert_eq!(csb.run(&["--kind", "k8s", "--", "true"]).status.code(), Some(2));
+    assert_eq!(csb.run(&["--kind", "chroot", "--", "true"]).status.code(), Some(2));
+    let pod = csb.run(&["--kind", "k8s", "--", "true"]);
+    assert_eq!(pod.status.code(), Some(125));
+    assert!(text(&pod.stderr).contains("csb serve"), "{pod:?}");
 }
 
 #[test]
