@@ -115,7 +115,7 @@ async fn confined(host: Host) {
     assert!(fs::read_to_string(proc.join("cgroup")).unwrap().contains(id.as_str()));
     // Of the host it sees what it runs from.
     let root = proc.join("root");
-    for hidden in ["etc/passwd", "root", "home", "proc/1", "sys/class", "run/csb", "var/lib", "dev/kvm"] {
+    for hidden in ["etc/passwd", "root/.profile", "home", "proc/1", "sys/class", "run/csb", "var/lib", "dev/kvm"] {
         assert!(fs::symlink_metadata(root.join(hidden)).is_err(), "{hidden}");
     }
     assert!(fs::write(root.join("new"), "x").is_err() && fs::write(root.join("usr/new"), "x").is_err());
