@@ -20,8 +20,8 @@ class Declared:
     ends_at_limits: bool = False
 
 
-# Of kinds whose sandboxes take seconds to start, what is about them: the rest is the same code as for the others. All of
-# it runs with CSB_FULL=1, or where CSB_KINDS names the kind.
+# Of kinds whose sandboxes take seconds to start, what is about them: the rest is the same code as for the others.
+# All of it runs with CSB_FULL=1, or where CSB_KINDS names the kind.
 SLOW = ("gvisor", "microvm")
 CORE = (
     "test_a_sandbox_is_what_was_asked_for",
