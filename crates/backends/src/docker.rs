@@ -60,9 +60,15 @@ impl Docker {
     }
 }
 
-impl Release for Shared {
-    /// Removes the container, if it is ours and there, and then what it had here.
+impl Release for Arc<Shared> {
     async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        self.end(id).await
+    }
+}
+
+impl Shared {
+    /// Removes the container, if it is ours and there, and then what it had here.
+    async fn end(&self, id: &SandboxId) -> Result<(), BackendError> {
         let place = self.guests.place(id);
         let record = place.record();
         if record.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !place.path.exists() {
@@ -178,7 +184,7 @@ impl Shared {
         let shared = self.clone();
         tokio::spawn(async move {
             for id in &dead {
-                if let Err(error) = shared.release(id).await {
+                if let Err(error) = shared.end(id).await {
                     tracing::error!(sandbox = %id, %error, "cannot remove a container");
                 }
             }
@@ -217,7 +223,7 @@ impl Shared {
     async fn bury(&self, guests: Arc<Guests>) {
         let other = Docker::new(guests, self.settings.clone()).shared;
         for (id, _) in other.guests.records(Kind::Docker).unwrap_or_default() {
-            if let Err(error) = other.release(&id).await {
+            if let Err(error) = other.end(&id).await {
                 tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
             }
         }
@@ -266,7 +272,7 @@ fn warden(step: &str) -> impl Fn(BackendError) -> WardenError + '_ {
 
 impl Keeper for Docker {
     fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
-        Box::pin(async move { self.shared.release(id).await.map_err(warden("release the container")) })
+        Box::pin(async move { self.shared.end(id).await.map_err(warden("release the container")) })
     }
 
     fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {

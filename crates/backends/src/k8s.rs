@@ -12,7 +12,12 @@ mod merge;
 mod state;
 mod watch;
 
-use crate::{Backend, BackendError, Held, backend::Building, guests::refusal};
+use crate::{
+    Backend, BackendError, Held,
+    backend::Building,
+    guests::refusal,
+    undo::{self, Release},
+};
 use attach::Counters;
 use body::NODE;
 use cluster::{Access, Cluster, is_absent, is_conflict};
@@ -167,31 +172,6 @@ impl K8s {
     }
 }
 
-/// Undoes what was made, unless it is kept.
-struct Undo {
-    shared: Arc<Shared>,
-    id: Option<SandboxId>,
-}
-
-impl Undo {
-    fn keep(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = shared.release(&id).await {
-                // Found by its label when pods are listed the next time.
-                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a pod");
-            }
-        });
-    }
-}
-
 /// What a request names, where it may.
 struct Chosen {
     namespace: Option<String>,
@@ -303,20 +283,7 @@ impl Shared {
         let namespace = chosen.namespace.clone().unwrap_or_else(|| access.namespace.clone());
         self.shut(&access, &namespace).await?;
         watch::ensure(self, &namespace);
-        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
-        match self.build(id, spec, &access, &namespace, chosen).await {
-            Ok(conn) => {
-                undo.keep();
-                Ok(conn)
-            }
-            Err(error) => {
-                // Done before the answer, so that whoever is told finds nothing.
-                if self.release(id).await.is_ok() {
-                    undo.keep();
-                }
-                Err(error)
-            }
-        }
+        undo::whole(self, id, self.build(id, spec, &access, &namespace, chosen)).await
     }
 
     async fn build(
@@ -428,7 +395,7 @@ impl Shared {
         all
     }
 
-    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+    async fn end(&self, id: &SandboxId) -> Result<(), BackendError> {
         self.pods.ending(id);
         lock(&self.counters).remove(id);
         let access = self.access().await?;
@@ -655,9 +622,15 @@ fn warden(step: &str) -> impl Fn(BackendError) -> WardenError + '_ {
     }
 }
 
+impl Release for Arc<Shared> {
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        self.end(id).await
+    }
+}
+
 impl Keeper for K8s {
     fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
-        Box::pin(async move { self.shared.release(id).await.map_err(warden("release the pod")) })
+        Box::pin(async move { self.shared.end(id).await.map_err(warden("release the pod")) })
     }
 
     fn freeze<'a>(&'a self, _: &'a SandboxId, _: bool) -> Doing<'a, ()> {

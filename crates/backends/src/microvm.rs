@@ -23,6 +23,7 @@ use crate::{
     backend::Building,
     disk,
     guests::{Place, RecordV1, aside, refusal},
+    undo::{self, Release},
 };
 use accelerator::Found;
 use boot::Boot;
@@ -146,31 +147,6 @@ impl Microvm {
     }
 }
 
-/// Undoes what was made, unless it is kept.
-struct Undo {
-    shared: Arc<Shared>,
-    id: Option<SandboxId>,
-}
-
-impl Undo {
-    fn keep(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        let Some(id) = self.id.take() else { return };
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = shared.release(&id).await {
-                // The next server tries again.
-                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a machine");
-            }
-        });
-    }
-}
-
 /// Refuses what the kind does not have.
 fn check(spec: &SandboxSpec) -> Result<(), BackendError> {
     let refuse = |what: &str| Err(BackendError::Unsupported(format!("{what} in sandbox kind `microvm`")));
@@ -263,20 +239,7 @@ impl Shared {
         check(spec)?;
         let parts = self.ready().await?;
         let images = self.guests.images(&spec.template).await?;
-        let undo = Undo { shared: self.clone(), id: Some(id.clone()) };
-        match self.build(id, spec, parts, images).await {
-            Ok(conn) => {
-                undo.keep();
-                Ok(conn)
-            }
-            Err(error) => {
-                // Done before the answer, so that whoever is told finds nothing.
-                if self.release(id).await.is_ok() {
-                    undo.keep();
-                }
-                Err(error)
-            }
-        }
+        undo::whole(self, id, self.build(id, spec, parts, images)).await
     }
 
     async fn build(
@@ -419,7 +382,7 @@ impl Shared {
         csb_relay::host(Box::new(dial)).map_err(failed("connect with the sandbox's init"))
     }
 
-    async fn release(self: &Arc<Self>, id: &SandboxId) -> Result<(), BackendError> {
+    async fn end(self: &Arc<Self>, id: &SandboxId) -> Result<(), BackendError> {
         self.links.forget(id);
         let (shared, id) = (self.clone(), id.clone());
         aside(move || {
@@ -446,7 +409,7 @@ impl Shared {
                 Ok(found) => held.push(found),
                 Err(error) => {
                     tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
-                    if let Err(error) = self.release(&id).await {
+                    if let Err(error) = self.end(&id).await {
                         tracing::error!(sandbox = %id, %error, "cannot remove a machine");
                     }
                 }
@@ -581,10 +544,16 @@ fn asked<'a, T: Send + 'static>(
     })
 }
 
+impl Release for Arc<Shared> {
+    async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        self.end(id).await
+    }
+}
+
 impl Keeper for Microvm {
     fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
         Box::pin(async move {
-            let released = self.shared.release(id).await;
+            let released = self.shared.end(id).await;
             released.map_err(|error| {
                 WardenError::from(refusal("release the machine", &io::Error::other(error.to_string())))
             })
@@ -627,7 +596,7 @@ impl Backend for Microvm {
             for guests in self.shared.guests.orphaned() {
                 let other = Microvm::new(guests, self.shared.settings.clone()).shared;
                 for (id, _) in other.guests.records(Kind::Microvm).unwrap_or_default() {
-                    if let Err(error) = other.release(&id).await {
+                    if let Err(error) = other.end(&id).await {
                         tracing::warn!(sandbox = %id, %error, "cannot remove a machine that `csb run` left");
                     }
                 }

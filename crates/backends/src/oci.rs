@@ -111,8 +111,14 @@ fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-impl Release for Shared {
+impl Release for Arc<Shared> {
     async fn release(&self, id: &SandboxId) -> Result<(), BackendError> {
+        self.end(id).await
+    }
+}
+
+impl Shared {
+    async fn end(&self, id: &SandboxId) -> Result<(), BackendError> {
         let place = self.guests.place(id);
         if let Ok(record) = place.record()
             && !record.container.is_empty()
@@ -226,7 +232,7 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::warn!(sandbox = %id, %error, "removing a container whose init is not reached");
-                    if let Err(error) = self.release(&id).await {
+                    if let Err(error) = self.end(&id).await {
                         tracing::error!(sandbox = %id, %error, "cannot remove a container");
                     }
                 }
@@ -264,7 +270,7 @@ fn warden(step: &str, error: BackendError) -> WardenError {
 
 impl Keeper for Oci {
     fn release<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, ()> {
-        Box::pin(async move { self.shared.release(id).await.map_err(|error| warden("release the container", error)) })
+        Box::pin(async move { self.shared.end(id).await.map_err(|error| warden("release the container", error)) })
     }
 
     fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {
@@ -316,7 +322,7 @@ impl Backend for Oci {
             for guests in self.shared.guests.orphaned() {
                 let other = Shared { guests, making: Arc::default() };
                 for (id, _) in other.guests.records(Kind::Oci).unwrap_or_default() {
-                    if let Err(error) = other.release(&id).await {
+                    if let Err(error) = other.end(&id).await {
                         tracing::warn!(sandbox = %id, %error, "cannot remove a container that `csb run` left");
                     }
                 }

@@ -2,16 +2,15 @@
 
 use crate::BackendError;
 use csb_types::SandboxId;
-use std::sync::Arc;
 
 /// Who removes what there is of a sandbox, however much of it was made.
-pub(crate) trait Release: Send + Sync + 'static {
+pub(crate) trait Release: Clone + Send + Sync + 'static {
     fn release(&self, id: &SandboxId) -> impl Future<Output = Result<(), BackendError>> + Send;
 }
 
 /// Removes, unless it is kept.
 struct Undo<R: Release> {
-    by: Arc<R>,
+    by: R,
     id: Option<SandboxId>,
 }
 
@@ -22,7 +21,7 @@ impl<R: Release> Drop for Undo<R> {
         tokio::spawn(async move {
             if let Err(error) = by.release(&id).await {
                 // The next server tries again.
-                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a container");
+                tracing::error!(sandbox = %id, %error, "cannot remove what is left of a sandbox");
             }
         });
     }
@@ -30,7 +29,7 @@ impl<R: Release> Drop for Undo<R> {
 
 /// Builds a sandbox. On an error, and where the future is dropped, nothing is left of it.
 pub(crate) async fn whole<R: Release, T>(
-    by: &Arc<R>,
+    by: &R,
     id: &SandboxId,
     build: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, BackendError> {

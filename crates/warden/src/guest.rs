@@ -107,9 +107,7 @@ pub(crate) fn relay(channel: Channel, once: bool) -> io::Result<Door> {
 
 fn relay_only(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
     process::ignore_broken_pipes();
-    process::set_no_new_privs()?;
-    process::become_user(OWNER, OWNER, Some(&[]))?;
-    process::set_undumpable()?;
+    stand_apart()?;
     csb_relay::guest(conn, channel, once)
 }
 
@@ -143,10 +141,12 @@ fn pass(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 
 /// Becomes what no command can signal or trace, and nothing more is needed to be. It was started as root of the container.
 pub(crate) fn stand_apart() -> io::Result<()> {
-    process::set_undumpable()?;
     process::lock_securebits()?;
-    process::become_user(OWNER, OWNER, Some(&[]))?;
+    // Before the uid is changed, with which gVisor takes the right to it.
     process::drop_bounding_set()?;
+    process::become_user(OWNER, OWNER, Some(&[]))?;
+    // What the kernel allows of a process whose user changed is another matter.
+    process::set_undumpable()?;
     process::keep_capabilities(&[])?;
     process::set_no_new_privs()
 }

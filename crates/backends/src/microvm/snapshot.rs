@@ -7,7 +7,7 @@
 //! ```
 
 use super::{
-    MachineV1, Microvm, PLAN, Shared, UPPER, Undo, aside, done, failed, go_on, links::Link, machine::Machine, vmm,
+    MachineV1, Microvm, PLAN, Shared, UPPER, aside, done, failed, go_on, links::Link, machine::Machine, undo, vmm,
 };
 use crate::{BackendError, backend::Building};
 use csb_sys::packet::Conn;
@@ -60,22 +60,12 @@ impl Microvm {
     /// files are its own from now on, its clock is set, and its random numbers are others.
     pub fn restore<'a>(&'a self, id: &'a SandboxId, directory: &'a Path) -> Building<'a, Conn> {
         Box::pin(async move {
-            let undo = Undo { shared: self.shared.clone(), id: Some(id.clone()) };
             let (shared, name, directory) = (self.shared.clone(), id.clone(), directory.to_owned());
-            let made = aside(move || shared.load(&name, &directory)).await;
-            match made.and_then(|pid| self.shared.relay(&self.shared.guests.place(id), pid)) {
-                Ok(conn) => {
-                    undo.keep();
-                    Ok(conn)
-                }
-                Err(error) => {
-                    // Done before the answer, so that whoever is told finds nothing.
-                    if self.shared.release(id).await.is_ok() {
-                        undo.keep();
-                    }
-                    Err(error)
-                }
-            }
+            let build = async {
+                let pid = aside(move || shared.load(&name, &directory)).await?;
+                self.shared.relay(&self.shared.guests.place(id), pid)
+            };
+            undo::whole(&self.shared, id, build).await
         })
     }
 
@@ -93,7 +83,7 @@ impl Microvm {
                     Ok(conn) => all.push(conn),
                     Err(error) => {
                         for made in &into[..number] {
-                            self.shared.release(made).await?;
+                            self.shared.end(made).await?;
                         }
                         return Err(error);
                     }
