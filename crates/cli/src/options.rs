@@ -84,7 +84,7 @@ pub struct SandboxArgs {
     /// What it starts from; with `run` also a directory or tar file, as ./rootfs [default: host]
     #[arg(long, value_name = "NAME", help_heading = "Sandbox")]
     pub template: Option<String>,
-    /// How it is isolated: process, hardened, local, vfs, docker, oci, microvm, remote; docs/concepts/kinds.md [default: process]
+    /// How it is isolated: process, hardened, local, vfs, docker, oci, microvm, k8s, remote; docs/concepts/kinds.md [default: process]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "KIND", help_heading = "Sandbox")]
     pub kind: Option<Kind>,
     /// What its kind alone has, as image=NAME or workDir=DIR; docs/concepts/kinds.md [repeatable]
