@@ -45,7 +45,7 @@ FILES_MARGIN = 400
 BYTES_MARGIN = 24 << 20
 DISK = "384m"
 # Processes, each in a group, that the warden keeps ready for sandboxes to come, at most; and those that fork them.
-KEPT_READY = 64
+KEPT_READY = 128
 FORKERS = 2
 # Seconds until sandboxes are made again after an accident.
 RECOVERY = 30

@@ -12,7 +12,7 @@ use csb_engine::{
     Handle, Keeper, Seat,
     warden::{Client, Connected, HelloError},
 };
-use csb_sys::packet::Conn;
+use csb_sys::{load::is_crowded, packet::Conn};
 use csb_types::{Kind, Limits, Phase, SandboxId};
 use rustix::process::{Resource, Rlimit};
 use std::{
@@ -411,7 +411,7 @@ pub(crate) async fn refill(inner: Arc<Inner>) {
         match action {
             Action::Build => {
                 let since = Instant::now();
-                while (inner.is_busy() || inner.has_just_claimed(QUIET)) && since.elapsed() < POLITE {
+                while (inner.is_busy() || inner.has_just_claimed(QUIET) || is_crowded()) && since.elapsed() < POLITE {
                     sleep(Duration::from_millis(2)).await;
                 }
                 let begun = Instant::now();

@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod landlock;
+pub mod load;
 pub mod loopdev;
 pub mod mount;
 pub mod net;

@@ -8,6 +8,7 @@ use crate::{
 use csb_jail::Host;
 use csb_sys::{
     cgroup::{Group, Root},
+    load::is_crowded,
     process::{self, SIGKILL},
 };
 use csb_types::Limits;
@@ -22,6 +23,9 @@ use std::{
 const QUIET: Duration = Duration::from_millis(2);
 /// And if there is enough: sandboxes that end meanwhile leave what the next ones can be made of.
 const IDLE: Duration = Duration::from_millis(20);
+/// Until it is looked again whether the processors have time, and the longest that they are waited for.
+const CROWDED: Duration = Duration::from_millis(5);
+const POLITE: Duration = Duration::from_millis(200);
 /// After one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,8 @@ pub(crate) struct Stock {
     asked: Instant,
     /// Not before then, as it could not be done.
     paused: Option<Instant>,
+    /// Since when it waits for processors that have time.
+    since: Option<Instant>,
     /// Places given back, each with its user namespace where that was kept, and the first place that was never taken.
     free: Vec<(u32, Option<OwnedFd>)>,
     fresh: u32,
@@ -49,11 +55,13 @@ pub(crate) struct Stock {
     forkers: Option<Forkers>,
 }
 
-/// How many are kept: enough for a burst, and at a quarter of a MiB each a thousandth of the host's memory.
+/// How many are kept: enough for a burst, and at a quarter of a MiB each a thousandth of the host's memory, at two descriptors each a
+/// quarter of the warden's.
 pub(crate) fn size() -> usize {
     let info = rustix::system::sysinfo();
     let memory = info.totalram as u64 * u64::from(info.mem_unit);
-    (memory / (256 << 20)).clamp(8, 64) as usize
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    (memory / (256 << 20)).min(descriptors / 8).clamp(8, 128) as usize
 }
 
 impl Stock {
@@ -65,6 +73,7 @@ impl Stock {
             limits: Limits::default(),
             asked: Instant::now(),
             paused: None,
+            since: None,
             free: Vec::new(),
             fresh: 0,
             nets: Vec::new(),
@@ -86,6 +95,17 @@ impl Stock {
         let pause = if self.waiting.len() * 2 < self.size { QUIET } else { IDLE };
         let next = (self.asked + pause).max(self.paused.unwrap_or(self.asked));
         Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether to leave the processors to who waits for them, a while longer; asked when the next one is due.
+    pub(crate) fn gives_way(&mut self) -> bool {
+        let now = Instant::now();
+        if now.duration_since(*self.since.get_or_insert(now)) < POLITE && is_crowded() {
+            self.paused = Some(now + CROWDED);
+            return true;
+        }
+        self.since = None;
+        false
     }
 
     /// A sandbox with these limits is asked for.

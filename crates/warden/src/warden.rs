@@ -153,7 +153,7 @@ impl Warden {
                 }
             }
         }
-        if ready == Ok(0) && self.stock.due().is_some_and(|left| left.is_zero()) {
+        if ready == Ok(0) && self.stock.due().is_some_and(|left| left.is_zero()) && !self.stock.gives_way() {
             self.restock();
         }
         if self.sweep.is_some_and(|at| at <= Instant::now()) {
