@@ -16,6 +16,8 @@ fi
 for package in docker-cli docker.io; do
     command -v docker >/dev/null || { files=$(scripts/unpacked.sh "$target/unpacked" host $package 2>/dev/null) && PATH=$PATH:$files/usr/bin; }
 done
+# A kernel for virtual machines.
+[ -n "${CSB_MICROVM_KERNEL:-}" ] || { settings=$(scripts/microvm.sh "$target/microvm") && export $settings; }
 if [ -z "${DOCKER_HOST:-}" ] && ! docker version >/dev/null 2>&1; then
     engine=$target/docker-bench-$$
     if DOCKER_HOST=$(scripts/docker.sh start "$engine"); then
@@ -48,6 +50,7 @@ burst_ready=$(measure burst --n "$rounds" --pool "$rounds")
 density=$(measure density --n "$((rounds * 2))")
 capacity=$(measure capacity --n "$((rounds * 50))")
 syscall=$(measure syscall)
+kinds=$(measure kinds --n "$((rounds / 2))")
 
 table=$(
     echo "## $(date -u +%Y-%m-%d), $("$csb" --version)"
@@ -78,6 +81,15 @@ table=$(
     echo "| one system call, nanoseconds | outside | inside | added |"
     echo "| --- | --- | --- | --- |"
     jq -r '.items[] | "| \(.call): \(.what) | \(.outside) | \(.inside) | \(.added) |"' <<<"$syscall"
+    echo
+    echo "Each kind over HTTP, without a pool (\`csb bench kinds\`): from the request for a sandbox to the end of \`echo\` in it, one more command, and memory of this host."
+    echo
+    echo "| kind | n | start p50 | p99 | command p50 | p99 | live at once | KiB each |"
+    echo "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    jq -r '.items[] | "| \(.kind) | \(.start.n) | \(.start.p50) | \(.start.p99) | \(.exec.p50) | \(.exec.p99) | \(.live) | \(.kib_each // "") |"' <<<"$kinds"
+    echo
+    jq -r '.items[] | select(.note) | "\(.kind): \(.note)."' <<<"$kinds"
+    jq -r '.missing[] | "\(.kind): not here: \(.why_not | gsub("\n"; "; "))."' <<<"$kinds"
     echo
     echo "Sustained, $(jq .live <<<"$sustained") others live: $(jq .per_second <<<"$sustained") sandboxes a second made, used and released."
     echo "$(jq .live <<<"$density") sandboxes live at once, each of which had run code: $(jq .kib_each <<<"$density") KiB of host memory each."

@@ -3,6 +3,7 @@
 mod capacity;
 mod compare;
 mod figures;
+mod kinds;
 mod limits;
 mod node;
 mod program;
@@ -64,6 +65,8 @@ enum What {
     Capacity,
     /// Run a command through the HTTP API, until its end; and look at a sandbox
     Rest,
+    /// Each kind that a server has here, in turn over HTTP: start, one more command, memory; settings as `csb serve` reads them
+    Kinds,
     /// Start `csb run -- echo`, the whole program, until its first output
     Run,
     /// `run`, in turn with bwrap, runc, crun, runsc and docker where they are
@@ -93,6 +96,10 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Density => node::density(n(200), kind)?,
         What::Burst => rest::burst(n(100), args.pool)?,
         What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
+        What::Kinds => {
+            let table = kinds::kinds(n(50))?;
+            return if json { print::json(&table) } else { print::line(table.to_string().trim_end().to_owned()) };
+        }
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),
         What::CompareExec => return show_all(&compare::exec(n(50))?, json),

@@ -301,7 +301,7 @@ pub fn capacity(n: u32, kind: Kind) -> Outcome<Report> {
 }
 
 /// `MemAvailable` of proc(5): all memory, the kernel's own for namespaces and cgroups included.
-fn available_kib() -> Outcome<u64> {
+pub fn available_kib() -> Outcome<u64> {
     let text = fs::read_to_string("/proc/meminfo").map_err(|e| Failure::because("cannot read /proc/meminfo", &e))?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())

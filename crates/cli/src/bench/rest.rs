@@ -18,25 +18,34 @@ use std::{
 };
 
 /// This program as a server with a temporary data directory.
-struct Server {
+pub struct Server {
     child: Child,
     dir: tempfile::TempDir,
     url: String,
+    /// Of a server that gives nobody a token.
+    admin_key: Option<String>,
 }
 
 impl Server {
     /// With `pool` sandboxes kept ready; none: as it is by itself.
     fn start(pool: Option<u32>) -> Outcome<Self> {
+        Self::start_as(true, pool, &[])
+    }
+
+    /// `dev`: every program of this host gets a token. `env` besides this program's own environment.
+    pub fn start_as(dev: bool, pool: Option<u32>, env: &[(&str, String)]) -> Outcome<Self> {
         let fail = |error: &std::io::Error| Failure::because("cannot start a server", error);
         let dir = tempfile::Builder::new().prefix("csb-bench-").tempdir().map_err(|e| fail(&e))?;
         let program = std::env::current_exe().map_err(|e| fail(&e))?;
         let mut child = Command::new(program)
-            .args(["--json", "serve", "--dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["--json", "serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(dir.path())
             .args(["--set", "rate.per_second=100000", "--set", "rate.burst=100000"])
             .args(["--set", "http.user_requests=10000", "--set", "http.connections=10000"])
             .args(["--set", "log.filter=error", "--set", "quota.sandboxes_per_user=100000"])
+            .args(dev.then_some("--dev"))
             .args(pool.iter().flat_map(|n| ["pool.min", "pool.max"].map(|key| format!("--set={key}={n}"))))
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -46,14 +55,23 @@ impl Server {
             BufReader::new(stdout).read_line(&mut line).map_err(|e| fail(&e))?;
         }
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        let server = Self { child, dir, url: ready["url"].as_str().unwrap_or_default().to_owned() };
+        let admin_key = ready["admin_key"].as_str().map(std::fs::read_to_string).transpose().map_err(|e| fail(&e))?;
+        let admin_key = admin_key.map(|key| key.trim().to_owned());
+        let server = Self { child, dir, url: ready["url"].as_str().unwrap_or_default().to_owned(), admin_key };
         if server.url.is_empty() {
             return Err(Failure::new("the server did not start"));
         }
         Ok(server)
     }
 
-    async fn client(&self) -> Outcome<Client> {
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub async fn client(&self) -> Outcome<Client> {
+        if let Some(key) = &self.admin_key {
+            return Ok(Client::builder(&self.url).api_key(key.clone()).build()?);
+        }
         let anonymous = Client::builder(&self.url).build()?;
         let token = anonymous.token(&Default::default()).await?;
         Ok(Client::builder(&self.url).token(token.access_token).build()?)
