@@ -74,6 +74,8 @@ bench)
     need /usr/bin/crun crun
     need /bin/busybox busybox-static
     need_command jq jq
+    # Libraries of the QEMU that scripts/microvm.sh unpacks.
+    [ "$(uname -m)" != x86_64 ] || need /usr/bin/qemu-system-x86_64 qemu-system-x86
     need_command curl curl
     # Of the Docker engine that scripts/docker.sh unpacks.
     ldconfig -p | grep -q libdevmapper || missing+=(libdevmapper1.02.1)
