@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import docker_engine
+import pytest
 from ways import Way
 
 from harness import Api, refused
@@ -34,6 +35,28 @@ def test_a_paused_sandbox_stands_still_and_goes_on(way: Way, ann: Api) -> None:
         assert time.monotonic() < deadline, "it does not go on"
         time.sleep(0.05)
     assert ann.run(box, "echo awake")["stdout"] == "awake\n"
+
+
+def test_another_warden_takes_nothing_along_that_other_programs_hold(way: Way) -> None:
+    if way.kind not in ("docker", "oci", "k8s", "microvm"):
+        pytest.skip("the warden holds it, or another server")
+    server = way.own_server()
+    ann = server.api("ann")
+    box = way.create(ann)
+    reader = ann.start(box, "echo begun; read line; echo got $line", stdin=True)
+    ann.until_said(box, reader, "begun")
+    warden = ann("GET", "/sandbox/stats").json()["warden"]["pid"]
+    os.kill(warden, 9)
+    deadline = time.monotonic() + 30
+    while ann("GET", "/sandbox/stats").json()["warden"]["pid"] in (0, warden):
+        assert time.monotonic() < deadline, "there is no other warden"
+        time.sleep(0.1)
+    assert ann("POST", f"/sandboxes/{box}/execs/{reader}/stdin", content=b"it\n").status_code == 204
+    done = ann("GET", f"/sandboxes/{box}/execs/{reader}/result?wait=30").json()
+    assert (done["stdout"], done["exit_code"]) == ("begun\ngot it\n", 0)
+    assert ann.run(box, "echo here")["stdout"] == "here\n"
+    ann.close()
+    server.stop()
 
 
 def test_it_outlives_the_server_with_every_byte_of_its_output(way: Way) -> None:

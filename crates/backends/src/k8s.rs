@@ -39,7 +39,10 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use watch::Pods;
@@ -123,6 +126,8 @@ struct Shared {
     node: String,
     cluster: Cluster,
     pods: Pods,
+    /// Whether the pods of an earlier server are followed: until then one that nobody follows may be a sandbox.
+    found: AtomicBool,
     /// Namespaces in which the policy that shuts off pods is known to be.
     shut: Mutex<HashSet<String>>,
     /// Of sandboxes that were asked what they use.
@@ -165,6 +170,7 @@ impl K8s {
             settings,
             cluster: Cluster::default(),
             pods: Pods::default(),
+            found: AtomicBool::new(false),
             shut: Mutex::default(),
             counters: Mutex::default(),
         };
@@ -448,13 +454,24 @@ impl Shared {
             return Ok(vec![]);
         }
         let access = self.access().await?;
-        let mut held = Vec::new();
+        // All of them first: where one namespace does not answer, nothing is taken over yet.
+        let mut listed = Vec::new();
         for namespace in self.namespaces(&access) {
             let pods = self.api(&access, &namespace);
             let labels = ListParams::default().labels(&format!("{NODE}={}", self.node));
-            for pod in access.ask("list the pods", pods.list(&labels)).await?.items {
+            let found = access.ask("list the pods", pods.list(&labels)).await?.items;
+            listed.push((namespace, pods, found));
+        }
+        let mut held = Vec::new();
+        for (namespace, pods, found) in listed {
+            for pod in found {
+                let id = watch::id(&pod);
+                // Made by this server while its cluster was only just back.
+                if id.as_ref().is_some_and(|id| self.pods.namespace(id).is_some()) {
+                    continue;
+                }
                 let found = state::state(&pod);
-                let Some(id) = watch::id(&pod).filter(|_| found == State::Up) else {
+                let Some(id) = id.filter(|_| found == State::Up) else {
                     self.bury(&namespace, &pod);
                     continue;
                 };
@@ -467,6 +484,7 @@ impl Shared {
             }
             watch::ensure(self, &namespace);
         }
+        self.found.store(true, Ordering::Relaxed);
         Ok(held)
     }
 

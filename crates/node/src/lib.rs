@@ -1,6 +1,7 @@
 //! Owns all sandboxes of a host: the warden's connection, pools, the ledger, recovery.
 //! Knows nothing of HTTP, of users or of databases.
 
+mod awaited;
 mod clean;
 mod config;
 mod error;
@@ -22,7 +23,7 @@ pub use clean::{Cleaned, Cleaning};
 pub use config::{
     NodeConfig, PoolConfig, PoolStats, TemplateInfo, TemplateSource, WardenInfo, WardenSource, WorkspaceConfig,
 };
-pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, OpError, OutputReader};
+pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, Meta, OpError, OutputReader};
 pub use csb_wire::Mode;
 pub use error::{CreateError, NodeError};
 pub use local::WakeError;

@@ -2,7 +2,9 @@
 
 use crate::{
     Cleaning, CreateError, MemoryStats, NodeConfig, NodeError, PoolStats, PressureConfig, Sandbox, TemplateInfo,
-    TemplateSource, WakeError, WardenInfo, WardenSource, clean, hardened,
+    TemplateSource, WakeError, WardenInfo, WardenSource,
+    awaited::{self, Awaited},
+    clean, hardened,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
     memory,
@@ -82,6 +84,10 @@ pub(crate) struct Inner {
     host: Mutex<Option<Template>>,
     images: hardened::Images,
     pub(crate) backends: Vec<Arc<dyn Backend>>,
+    /// What backends that do not answer yet may hold.
+    pub(crate) awaited: Awaited,
+    /// Whether backends were asked what they hold. They are once: what lives has its driver then.
+    pub(crate) asked: AtomicBool,
     pub(crate) locals: Option<Arc<Locals>>,
     pub(crate) memory_watch: pressure::Watch,
     /// Directory in memory, for what is written down of `vfs` sandboxes, and a shelf for their output.
@@ -159,6 +165,8 @@ impl Node {
             host: Mutex::new(None),
             images: hardened::Images::default(),
             backends,
+            awaited: Awaited::default(),
+            asked: AtomicBool::new(false),
             memory_watch: pressure::Watch::new(pressure.unwrap_or(PressureConfig { reserve: 0, stalled: 0 })),
             locals: workspaces.map(|workspaces| Arc::new(Locals::new(workspaces))),
             memory,
@@ -208,6 +216,9 @@ impl Node {
             tasks.spawn(supervise::refill(inner.clone()));
         }
         tasks.spawn(supervise::tidy(inner.clone()));
+        for backend in inner.backends.iter().filter(|backend| inner.awaited.is_silent(backend.kind())) {
+            tasks.spawn(awaited::reach(inner.clone(), backend.clone()));
+        }
         if pressure.is_some() {
             tasks.spawn(pressure::watch(inner.clone()));
         }
@@ -338,6 +349,21 @@ impl Node {
         }
         all.extend(self.list().into_iter().filter(|handle| handle.spec().kind != Kind::Local).map(Sandbox::from));
         all
+    }
+
+    /// The kind of a sandbox that may well live, but whose kind does not answer, and why not.
+    pub fn awaits(&self, id: &SandboxId) -> Option<(Kind, String)> {
+        self.inner.awaited.why(id)
+    }
+
+    /// What is known of one that is awaited.
+    pub fn awaited(&self, id: &SandboxId) -> Option<Meta> {
+        self.inner.awaited.meta(id)
+    }
+
+    /// Returns once its kind answered: `find` finds it, or it is gone.
+    pub async fn arrival(&self, id: &SandboxId) {
+        self.inner.awaited.arrival(id).await;
     }
 
     /// Removes workspaces that nobody has used for so long, or says which it would.

@@ -139,7 +139,10 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     }
     let mut held_ids: HashSet<SandboxId> = held.iter().map(|(jail, _)| jail.id.clone()).collect();
     let known: Vec<Handle> = inner.state().sandboxes.values().cloned().collect();
-    let elsewhere = held_elsewhere(inner, &known).await;
+    let is_first = !inner.asked.swap(true, Ordering::Relaxed);
+    // What other programs hold has nothing to do with a warden that is another one now, and its drivers are at work.
+    let elsewhere = if is_first { held_elsewhere(inner).await } else { vec![] };
+    let is_elsewhere = |kind: Kind| inner.backend(kind).is_some();
     held_ids.extend(elsewhere.iter().map(|(_, held)| held.id.clone()));
     let known_ids: HashSet<&SandboxId> = known.iter().map(Handle::id).collect();
     let is_known = |id: &SandboxId| known_ids.contains(id);
@@ -158,14 +161,24 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
         read.map_err(|source| NodeError::DataDir { path: ledger.dir().to_owned(), source })?;
     }
     // Before the connection is in use: what is made through it must not be taken for left over.
-    let left =
-        |(id, entry): &(&SandboxId, &SandboxV1)| !held_ids.contains(id) && !is_known(id) && entry.kind() != Kind::Local;
+    let left = |(id, entry): &(&SandboxId, &SandboxV1)| {
+        let kind = entry.kind();
+        let hidden = is_elsewhere(kind) && (!is_first || inner.awaited.is_silent(kind));
+        !held_ids.contains(id) && !is_known(id) && kind != Kind::Local && !hidden
+    };
+    if is_first {
+        let silent = entries.values().filter(|entry| inner.awaited.is_silent(entry.kind()));
+        silent.for_each(|entry| inner.awaited.put(entry.clone()));
+    }
     for (id, entry) in entries.iter().filter(left) {
         if let Err(error) = inner.ledger(entry.kind()).remove(id) {
             tracing::error!(sandbox = %id, %error, "cannot remove the ledger's entry of a sandbox that is gone");
         }
     }
-    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || inner.is_local(id));
+    let hidden: HashSet<&SandboxId> =
+        entries.values().filter(|entry| is_elsewhere(entry.kind())).map(|entry| &entry.id).collect();
+    let is_hidden = |id: &SandboxId| inner.awaited.contains(id) || (!is_first && hidden.contains(id));
+    sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || inner.is_local(id) || is_hidden(id));
     inner.link.set(Some(client.clone()));
     let mut reports = tokio::task::JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
@@ -206,17 +219,16 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     Ok(gone)
 }
 
-/// What the backends hold that nobody here knows yet.
-async fn held_elsewhere(inner: &Inner, known: &[Handle]) -> Vec<(Arc<dyn Keeper>, Held)> {
+/// What the backends hold. One that does not answer is asked again later (`awaited`).
+async fn held_elsewhere(inner: &Inner) -> Vec<(Arc<dyn Keeper>, Held)> {
     let mut all: Vec<(Arc<dyn Keeper>, Held)> = Vec::new();
     for backend in &inner.backends {
         match backend.held().await {
-            Ok(held) => {
-                let new = held.into_iter().filter(|held| known.iter().all(|handle| *handle.id() != held.id));
-                all.extend(new.map(|held| (backend.clone() as Arc<dyn Keeper>, held)));
-            }
+            Ok(held) => all.extend(held.into_iter().map(|held| (backend.clone() as Arc<dyn Keeper>, held))),
             Err(error) => {
-                tracing::error!(kind = backend.kind().name(), %error, "cannot find the sandboxes of a kind again")
+                let kind = backend.kind();
+                tracing::error!(kind = kind.name(), %error, "a kind does not say what it holds: it is asked again");
+                inner.awaited.silence(kind, error.to_string());
             }
         }
     }
@@ -238,7 +250,7 @@ fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
 }
 
 /// Nobody's: a server was killed while it built it, or its entry cannot be read.
-async fn release_unknown(inner: Arc<Inner>, keeper: Arc<dyn Keeper>, id: SandboxId) {
+pub(crate) async fn release_unknown(inner: Arc<Inner>, keeper: Arc<dyn Keeper>, id: SandboxId) {
     tracing::warn!(sandbox = %id, "releasing a sandbox that nothing tells of");
     if let Err(error) = keeper.release(&id).await {
         return tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
@@ -254,18 +266,18 @@ async fn release_unknown(inner: Arc<Inner>, keeper: Arc<dyn Keeper>, id: Sandbox
 }
 
 /// A sandbox that an earlier server had.
-struct Found {
-    id: SandboxId,
-    conn: Conn,
-    keeper: Arc<dyn Keeper>,
-    frozen: bool,
+pub(crate) struct Found {
+    pub(crate) id: SandboxId,
+    pub(crate) conn: Conn,
+    pub(crate) keeper: Arc<dyn Keeper>,
+    pub(crate) frozen: bool,
     /// As they are now, where who holds it knows.
-    limits: Option<Limits>,
+    pub(crate) limits: Option<Limits>,
     /// Host pid of its init, where the warden holds it.
-    init: i32,
+    pub(crate) init: i32,
 }
 
-async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
+pub(crate) async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
     let Found { id, conn, keeper, frozen, limits, init } = found;
     let mut meta = entry.meta();
     if let Some(limits) = limits {

@@ -94,12 +94,34 @@ impl Outgoing {
         ends.then(|| Piece::End(self.top()))
     }
 
-    /// All before `offset` is safe. The end counts as one byte.
-    pub(crate) fn took(&mut self, offset: u64) {
-        self.end_taken |= self.end_sent && offset > self.top();
-        let offset = offset.clamp(self.base, self.sent);
+    /// All before `offset` is safe; whether that is news. The end counts as one byte.
+    pub(crate) fn took(&mut self, offset: u64) -> bool {
+        let before = (self.base, self.end_taken);
+        self.end_taken |= self.ended && offset > self.top();
+        self.end_sent |= self.end_taken;
+        let offset = offset.clamp(self.base, self.top());
         self.kept.drain(..(offset - self.base) as usize);
         self.base = offset;
+        // What an older word made go again may be there already.
+        self.sent = self.sent.max(offset);
+        before != (self.base, self.end_taken)
+    }
+
+    /// Whether something was sent that is not known to be safe.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.muted && !self.end_taken && (self.sent > self.base || self.end_sent)
+    }
+
+    /// Offset behind all that was sent. The end counts as one byte.
+    pub(crate) fn mark(&self) -> u64 {
+        self.sent + u64::from(self.end_sent)
+    }
+
+    /// The other half has all before `have`, when it should have all before `mark`: what got lost goes again.
+    pub(crate) fn arrived(&mut self, have: u64, mark: u64) {
+        if have < mark && !self.muted {
+            self.rewind(have);
+        }
     }
 
     /// What is behind `offset` did not arrive. Where it goes on, which is as near as what is kept allows.
@@ -136,13 +158,19 @@ impl Incoming {
         self.next
     }
 
+    /// The same; the end counts as one byte.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.next + u64::from(self.end.is_some())
+    }
+
     /// Offset behind all that was handed on.
     pub(crate) fn written(&self) -> u64 {
         self.next - self.waiting.len() as u64
     }
 
+    /// What comes behind a gap is left out: the other half learns that it asked in vain, and sends it again.
     pub(crate) fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Unruly> {
-        let skip = self.next.checked_sub(offset).ok_or(Unruly)?;
+        let Some(skip) = self.next.checked_sub(offset) else { return Ok(()) };
         let Some(fresh) = usize::try_from(skip).ok().and_then(|skip| bytes.get(skip..)) else { return Ok(()) };
         if self.broken {
             self.next += fresh.len() as u64;
@@ -156,12 +184,11 @@ impl Incoming {
         Ok(())
     }
 
-    pub(crate) fn end(&mut self, offset: u64) -> Result<(), Unruly> {
-        if offset > self.next {
-            return Err(Unruly);
+    /// As for bytes, behind a gap it counts for nothing.
+    pub(crate) fn end(&mut self, offset: u64) {
+        if offset <= self.next {
+            self.end = Some(self.next);
         }
-        self.end = Some(self.next);
-        Ok(())
     }
 
     /// What is to be handed on next.
@@ -206,7 +233,7 @@ impl Incoming {
 
     /// Whether there is something that the other half is still to be told.
     pub(crate) fn owes(&self) -> bool {
-        self.told < self.next + u64::from(self.end.is_some())
+        self.told < self.arrived()
     }
 }
 
@@ -232,21 +259,44 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_twice_is_taken_once_and_a_gap_or_too_much_is_refused() {
+    fn what_comes_twice_is_taken_once_what_comes_early_not_at_all_and_too_much_is_refused() {
         let mut incoming = Incoming::new(5);
         incoming.data(5, b"abc").unwrap();
         incoming.data(5, b"abcd").unwrap();
         incoming.data(6, b"b").unwrap();
         assert_eq!((incoming.waiting(), incoming.next()), (&b"abcd"[..], 9));
-        assert_eq!(incoming.data(10, b"x"), Err(Unruly));
+        incoming.data(10, b"x").unwrap();
+        incoming.end(10);
+        assert_eq!((incoming.waiting(), incoming.arrived()), (&b"abcd"[..], 9));
         assert_eq!(incoming.data(9, &vec![0; WINDOW]), Err(Unruly));
         assert_eq!(incoming.tell(9), None);
         incoming.wrote(4);
         assert_eq!((incoming.tell(7), incoming.tell(7), incoming.owes()), (Some(7), None, true));
-        incoming.end(9).unwrap();
+        incoming.end(9);
         assert_eq!((incoming.tell(99), incoming.owes(), incoming.is_done()), (Some(10), false, true));
         assert_eq!(incoming.data(9, b"more"), Err(Unruly));
-        assert_eq!(incoming.end(10), Err(Unruly));
+    }
+
+    #[test]
+    fn what_got_lost_goes_again_and_what_is_only_not_taken_yet_does_not() {
+        let mut out = Outgoing::new(0);
+        out.push(b"abcdef");
+        out.end();
+        assert!(!out.is_waiting());
+        while out.next().is_some() {}
+        assert!(out.is_waiting());
+        let mark = out.mark();
+        assert_eq!(mark, 7);
+        out.arrived(7, mark);
+        assert_eq!((out.next(), out.is_waiting()), (None, true));
+        out.arrived(6, mark);
+        assert_eq!((out.next(), out.next()), (Some(Piece::End(6)), None));
+        out.arrived(2, mark);
+        assert_eq!((out.next(), out.next()), (Some(Piece::Bytes(2, b"cdef".to_vec())), Some(Piece::End(6))));
+        // Told before, heard after it was thought lost.
+        out.arrived(2, mark);
+        assert_eq!((out.took(7), out.took(7)), (true, false));
+        assert_eq!((out.next(), out.is_waiting(), out.is_done()), (None, false, true));
     }
 
     #[test]

@@ -62,6 +62,10 @@ pub(crate) enum Frame {
     Took { flow: Flow, offset: u64 },
     /// Nobody takes any more of it.
     Broken { flow: Flow },
+    /// What has arrived by now? Whoever asks has sent something that is not known to have.
+    Ask { number: u32 },
+    /// The answer to the question of that number: as in `Hello`, but that an end counts as one byte.
+    Have { number: u32, got: u64, have: Vec<(Flow, u64)> },
 }
 
 /// An order to the guest.

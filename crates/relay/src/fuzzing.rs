@@ -26,14 +26,16 @@ pub fn guest_says(data: &[u8]) {
         let length = usize::from(u16::from_le_bytes([words[4], words[5]]));
         let [out, err, input] = Flow::of(&exec);
         let flow = [out, err, input, Flow::Call(0), Flow::Call(length as u32)][words[1] as usize % 5].clone();
-        let frame = match words[0] % 8 {
+        let frame = match words[0] % 10 {
             0 => Frame::Hello { version: VERSION, session: SESSION, got: offset, have: vec![(flow, length as u64)] },
             1 => Frame::Data { flow, offset, bytes: vec![words[1]; length] },
             2 => Frame::End { flow, offset },
             3 => Frame::Took { flow, offset },
             4 => Frame::Broken { flow },
             5 => Frame::Heard { number: offset },
-            6 => Frame::Said { number: count as u64, body: raw[..length.min(raw.len())].to_vec() },
+            6 => Frame::Ask { number: words[2].into() },
+            7 => Frame::Have { number: words[2].into(), got: offset, have: vec![(flow, length as u64)] },
+            8 => Frame::Said { number: count as u64, body: raw[..length.min(raw.len())].to_vec() },
             _ => Frame::Said { number: offset, body: csb_wire::encode(&event(&exec, words)) },
         };
         if host.guest_says(frame).is_err() {

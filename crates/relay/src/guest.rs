@@ -34,7 +34,7 @@ pub enum Channel {
 pub fn guest(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
     let (Channel::Listener(fd) | Channel::Port(fd)) = &channel;
     rustix::io::ioctl_fionbio(fd, true)?;
-    let half = Half::new(conn, 0, MOST_FROM_HOST)?;
+    let half = Half::new(conn, 0, MOST_FROM_HOST, false)?;
     let mut guest =
         Guest { half, channel, once, back_at: None, state: None, exits: HashMap::new(), have: HashMap::new() };
     loop {
@@ -234,7 +234,9 @@ impl Guest {
                 {
                     let mut ends = ends.out(0).take(0);
                     ends.ends = false;
-                    self.half.flows.insert(Flow::Out(exec.clone()), ends);
+                    let flow = Flow::Out(exec.clone());
+                    self.half.flows.insert(flow.clone(), ends);
+                    self.half.opens(&flow);
                 }
                 self.say(FromInit::Started { exec, pid }, [0; 3]);
             }
@@ -246,6 +248,7 @@ impl Guest {
             FromInit::Known { exec, pid, ended, age_usec, pty, stdin } => {
                 let at = self.resume(&exec);
                 let age_usec = ended.map_or(age_usec, |(_, duration)| duration);
+                Flow::of(&exec).iter().for_each(|flow| self.half.opens(flow));
                 let stdin = stdin && self.half.flows.contains_key(&Flow::In(exec.clone()));
                 let known = FromInit::Known { exec: exec.clone(), pid, ended: None, age_usec, pty, stdin };
                 self.say(known, at);

@@ -2,6 +2,7 @@
 //! between descriptors of this side and that stream. One thread, one poll(2) for all of it.
 
 use crate::{
+    ask::{Asked, Timer},
     flow::{Incoming, Outgoing, Piece},
     frame::{self, CHUNK, Cutter, Flow, Frame, VERSION},
 };
@@ -19,8 +20,13 @@ use std::{
 
 /// Bytes that wait for the stream before no more are taken from flows.
 const MOST_WAITING: usize = 4 * CHUNK;
-/// Orders or events that have not arrived before no more are taken from the inside.
+/// Orders or events that have not arrived before no more are taken from the inside, and their bytes.
 const MOST_UNHEARD: usize = 1024;
+const MOST_UNHEARD_BYTES: usize = 32 << 20;
+/// Bytes that a half which is not trusted leaves unread, or frames that the inside has not taken, before no more is heard of it:
+/// what it says makes us answer, and keep the answers.
+const MOST_ANSWERS: usize = 1 << 20;
+const MOST_TOLD: usize = 1024;
 /// Between two looks at how much of what was handed on has been read.
 const LOOK: Duration = Duration::from_millis(10);
 const MOST_LOOK: Duration = Duration::from_millis(200);
@@ -51,6 +57,8 @@ pub(crate) struct Ends {
     pub(crate) stalled: bool,
     /// Nothing was there at the last look.
     pub(crate) quiet: bool,
+    /// Number of the order or event by which the other half learns of this flow; 0 if it knew before.
+    pub(crate) opened: u64,
     /// No more can be read.
     at_end: bool,
     read_at: Option<Instant>,
@@ -68,6 +76,7 @@ impl Ends {
             careful: false,
             stalled: false,
             quiet: false,
+            opened: 0,
             at_end: false,
             read_at: None,
         })
@@ -205,6 +214,15 @@ pub(crate) struct Half {
     out: VecDeque<u8>,
     /// Both halves of this connection know what the other has.
     greeted: bool,
+    /// Greetings of ours that were not answered.
+    greetings: u32,
+    /// This half begins, and does not trust the other.
+    begins: bool,
+    timer: Timer,
+    asked: Option<Asked>,
+    questions: u32,
+    /// A question that is to be answered.
+    answer: Option<u32>,
     pub(crate) session: u64,
     number: u64,
     unheard: VecDeque<(u64, Vec<u8>)>,
@@ -214,8 +232,8 @@ pub(crate) struct Half {
 }
 
 impl Half {
-    /// `most`: bytes of the largest frame that is taken from the other half.
-    pub(crate) fn new(conn: Conn, session: u64, most: usize) -> io::Result<Self> {
+    /// `most`: bytes of the largest frame that is taken from the other half. `begins`: this is the host's.
+    pub(crate) fn new(conn: Conn, session: u64, most: usize, begins: bool) -> io::Result<Self> {
         conn.set_nonblocking(true)?;
         Ok(Self {
             conn,
@@ -225,6 +243,12 @@ impl Half {
             most,
             out: VecDeque::new(),
             greeted: false,
+            greetings: 0,
+            begins,
+            timer: Timer::new(),
+            asked: None,
+            questions: 0,
+            answer: None,
             session,
             number: 0,
             unheard: VecDeque::new(),
@@ -250,16 +274,29 @@ impl Half {
     /// The stream is lost.
     pub(crate) fn part(&mut self) {
         self.channel = None;
-        self.greeted = false;
+        (self.greeted, self.greetings) = (false, 0);
+        (self.asked, self.answer) = (None, None);
         self.cutter = Cutter::new(self.most);
         self.out.clear();
     }
 
     /// Tells what has arrived here. The first frame that counts.
     pub(crate) fn greet(&mut self) {
-        let arrived = self.flows.iter().filter_map(|(flow, ends)| Some((flow, ends.incoming.as_ref()?.next())));
-        let have = arrived.map(|(flow, next)| (flow.clone(), next)).collect();
+        self.greetings += 1;
+        let have = self.have(Incoming::next);
         self.put(&Frame::Hello { version: VERSION, session: self.session, got: self.got, have });
+    }
+
+    /// Whether a greeting of ours is still to be answered; from now on one less.
+    pub(crate) fn was_greeted(&mut self) -> bool {
+        let open = self.greetings > 0;
+        self.greetings = self.greetings.saturating_sub(1);
+        open
+    }
+
+    fn have(&self, what: fn(&Incoming) -> u64) -> Vec<(Flow, u64)> {
+        let incoming = self.flows.iter().filter_map(|(flow, ends)| Some((flow, ends.incoming.as_ref()?)));
+        incoming.map(|(flow, incoming)| (flow.clone(), what(incoming))).collect()
     }
 
     /// Forgets what was said in another session.
@@ -267,15 +304,22 @@ impl Half {
         self.session = session;
         (self.number, self.got) = (0, 0);
         self.unheard.clear();
+        self.flows.values_mut().for_each(|ends| ends.opened = 0);
+    }
+
+    /// A flow that the other half learns of by what is said next.
+    pub(crate) fn opens(&mut self, flow: &Flow) {
+        let number = self.number + 1;
+        self.flows.get_mut(flow).into_iter().for_each(|ends| ends.opened = number);
     }
 
     /// The other half has so much: what it has not goes again.
     pub(crate) fn go_on(&mut self, got: u64, have: &[(Flow, u64)]) {
         self.greeted = true;
+        self.asked = None;
+        self.timer = Timer::new();
         self.unheard.retain(|(number, _)| *number > got);
-        let again: Vec<Frame> =
-            self.unheard.iter().map(|(number, body)| Frame::Said { number: *number, body: body.clone() }).collect();
-        again.iter().for_each(|frame| self.put(frame));
+        self.say_again(u64::MAX);
         let have: HashMap<&Flow, u64> = have.iter().map(|(flow, offset)| (flow, *offset)).collect();
         let mut broken = Vec::new();
         for (flow, ends) in &mut self.flows {
@@ -292,6 +336,52 @@ impl Half {
         broken.iter().for_each(|frame| self.put(frame));
     }
 
+    /// What is not known to have arrived, up to this number.
+    fn say_again(&mut self, up_to: u64) {
+        let unheard = self.unheard.iter().take_while(|(number, _)| *number <= up_to);
+        let again: Vec<Frame> =
+            unheard.map(|(number, body)| Frame::Said { number: *number, body: body.clone() }).collect();
+        again.iter().for_each(|frame| self.put(frame));
+    }
+
+    /// Whether the other half must have something by now of which it has not said so.
+    fn is_waiting(&self) -> bool {
+        let flows = || self.flows.values().filter_map(|ends| ends.outgoing.as_ref()).any(Outgoing::is_waiting);
+        match (&self.channel, self.greeted) {
+            (None, _) => false,
+            (Some(_), true) => !self.unheard.is_empty() || flows(),
+            (Some(_), false) => self.begins,
+        }
+    }
+
+    fn ask(&mut self) {
+        // An answer does not come either where the other half takes this connection for one that nobody has begun.
+        if self.begins && (!self.greeted || self.asked.is_some()) {
+            return self.greet();
+        }
+        let outgoing = self.flows.iter().filter_map(|(flow, ends)| Some((flow, ends.outgoing.as_ref()?)));
+        let marks = outgoing.map(|(flow, out)| (flow.clone(), out.mark())).collect();
+        self.questions = self.questions.wrapping_add(1);
+        self.asked = Some(Asked { number: self.questions, said: self.number, marks });
+        self.put(&Frame::Ask { number: self.questions });
+    }
+
+    /// What the other half had when it was asked: what it should have had goes again.
+    fn answered(&mut self, number: u32, got: u64, have: Vec<(Flow, u64)>) {
+        let Some(asked) = self.asked.take_if(|asked| asked.number == number) else { return };
+        self.unheard.retain(|(number, _)| *number > got);
+        self.say_again(asked.said);
+        let have: HashMap<Flow, u64> = have.into_iter().collect();
+        for (flow, ends) in &mut self.flows {
+            let (Some(out), Some(mark)) = (&mut ends.outgoing, asked.marks.get(flow)) else { continue };
+            match have.get(flow) {
+                Some(have) => out.arrived(*have, *mark),
+                // It is over there, and its end goes again to hear so; or what opens it goes again as well.
+                None => out.arrived(0, *mark),
+            }
+        }
+    }
+
     fn put(&mut self, frame: &Frame) {
         let mut bytes = Vec::new();
         frame::put(frame, &mut bytes);
@@ -305,6 +395,7 @@ impl Half {
         self.unheard.push_back((self.number, body.clone()));
         if self.greeted {
             self.put(&Frame::Said { number: self.number, body });
+            self.timer.moved(Instant::now());
         }
     }
 
@@ -334,6 +425,7 @@ impl Half {
                     None => continue,
                 };
                 more = true;
+                self.timer.moved(Instant::now());
                 let mut bytes = Vec::new();
                 frame::put(&frame, &mut bytes);
                 out.extend(bytes);
@@ -376,9 +468,21 @@ impl Half {
         }
         let owes = self.answer();
         let over = self.sweep();
+        if let Some(number) = self.answer.take() {
+            // What was told may be lost.
+            self.flows.values_mut().filter_map(|ends| ends.incoming.as_mut()).for_each(Incoming::tell_again);
+            let have = self.have(Incoming::arrived);
+            self.put(&Frame::Have { number, got: self.got, have });
+        }
         self.fill();
         self.flush();
-        let mut patience = patience;
+        let now = Instant::now();
+        // What still waits for the stream is not lost.
+        if self.timer.is_due(self.is_waiting(), now) && self.out.is_empty() {
+            self.ask();
+            self.flush();
+        }
+        let mut patience = patience.into_iter().chain(self.timer.left(now)).min();
         if owes {
             patience = Some(patience.unwrap_or(self.look).min(self.look));
             self.look = (self.look * 2).min(MOST_LOOK);
@@ -393,9 +497,11 @@ impl Half {
     fn wait(&mut self, other: Option<BorrowedFd<'_>>, mut patience: Option<Duration>) -> io::Result<Seen> {
         let now = Instant::now();
         let mut conn = PollFlags::empty();
-        conn.set(PollFlags::IN, self.unheard.len() < MOST_UNHEARD);
+        let unheard: usize = self.unheard.iter().map(|(_, body)| body.len()).sum();
+        conn.set(PollFlags::IN, self.unheard.len() < MOST_UNHEARD && unheard < MOST_UNHEARD_BYTES);
         conn.set(PollFlags::OUT, !self.outbox.is_empty());
-        let mut channel = PollFlags::IN;
+        let mut channel = PollFlags::empty();
+        channel.set(PollFlags::IN, !self.begins || self.out.len() < MOST_ANSWERS && self.outbox.len() < MOST_TOLD);
         channel.set(PollFlags::OUT, !self.out.is_empty());
         let flows: Vec<(&Flow, &Ends, PollFlags)> = self
             .flows
@@ -501,7 +607,10 @@ impl Half {
                 self.put(&Frame::Heard { number: self.got });
                 return Ok(next.then_some(Heard::Said(body)));
             }
-            Frame::Heard { number } => self.unheard.retain(|(said, _)| *said > number),
+            Frame::Heard { number } => {
+                self.unheard.retain(|(said, _)| *said > number);
+                self.timer.moved(Instant::now());
+            }
             Frame::Data { flow, offset, bytes } => match self.incoming(&flow) {
                 Some(incoming) => {
                     incoming.data(offset, &bytes).map_err(unruly)?;
@@ -511,18 +620,24 @@ impl Half {
             },
             Frame::End { flow, offset } => match self.incoming(&flow) {
                 Some(incoming) => {
-                    incoming.end(offset).map_err(unruly)?;
+                    incoming.end(offset);
                     self.hand_on(&flow);
                 }
                 None => self.put(&Frame::Broken { flow }),
             },
             Frame::Took { flow, offset } => {
-                if let Some(out) = self.flows.get_mut(&flow).and_then(|ends| ends.outgoing.as_mut()) {
-                    out.took(offset);
+                if let Some(out) = self.flows.get_mut(&flow).and_then(|ends| ends.outgoing.as_mut())
+                    && out.took(offset)
+                {
+                    self.timer.moved(Instant::now());
                 }
             }
+            Frame::Ask { number } => self.answer = Some(number),
+            Frame::Have { number, got, have } => self.answered(number, got, have),
             Frame::Broken { flow } => {
-                if let Some(ends) = self.flows.get_mut(&flow) {
+                let first = self.unheard.front().map_or(u64::MAX, |(number, _)| *number);
+                // Nobody there knows it yet, if what opens it has not arrived.
+                if let Some(ends) = self.flows.get_mut(&flow).filter(|ends| ends.opened < first) {
                     ends.outgoing = None;
                     if ends.source == Source::Socket {
                         // Whoever writes there hears of it.

@@ -23,7 +23,7 @@ const MOST_STRANGERS: usize = 256;
 /// either is lost for good.
 pub fn host(dial: Dial) -> io::Result<Conn> {
     let (ours, theirs) = Conn::pair()?;
-    let half = Half::new(ours, rand::random(), MOST_FROM_GUEST)?;
+    let half = Half::new(ours, rand::random(), MOST_FROM_GUEST, true)?;
     let host = Host { dial, half, exits: HashMap::new(), known: HashMap::new(), calls: 0, asked: false };
     thread::Builder::new().name("csb-relay".into()).spawn(move || {
         let Err(error) = host.run();
@@ -92,8 +92,9 @@ impl Host {
                     self.output(Flow::Out(exec.clone()), out, 0)?;
                     self.output(Flow::Err(exec.clone()), err, 0)?;
                     if let Some(stdin) = stdin {
-                        self.input(Flow::In(exec), stdin, 0)?;
+                        self.input(Flow::In(exec.clone()), stdin, 0)?;
                     }
+                    Flow::of(&exec).iter().for_each(|flow| self.half.opens(flow));
                 }
                 self.half.say(&Order::Init(ToInit::Exec(plan)));
             }
@@ -102,6 +103,7 @@ impl Host {
                 let call = self.calls;
                 self.calls = self.calls.wrapping_add(1);
                 self.half.flows.insert(Flow::Call(call), Ends::new(socket, Source::Socket)?.out(0).take(0));
+                self.half.opens(&Flow::Call(call));
                 self.half.say(&Order::File { call, user, request });
             }
             // What was written before it goes first.
@@ -153,6 +155,8 @@ impl Host {
 
     fn hear(&mut self, heard: Heard) -> io::Result<()> {
         match heard {
+            // One answer to each greeting: what it makes us send again may be large.
+            Heard::Hello { .. } if !self.half.was_greeted() => Ok(()),
             Heard::Hello { version, session, got, have } => {
                 if version != VERSION {
                     let message = format!("the program in the guest speaks version {version}, this one {VERSION}");
@@ -250,7 +254,7 @@ impl Host {
     /// With one command and one file operation, and nobody at the other ends.
     pub(crate) fn fuzzed(session: u64, exec: &ExecId) -> io::Result<Self> {
         let (ours, _theirs) = Conn::pair()?;
-        let mut half = Half::new(ours, session, MOST_FROM_GUEST)?;
+        let mut half = Half::new(ours, session, MOST_FROM_GUEST, true)?;
         half.greet();
         let dial: Dial = Box::new(|| Err(io::ErrorKind::NotConnected.into()));
         let known = HashMap::from([(exec.clone(), true)]);

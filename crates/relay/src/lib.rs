@@ -4,9 +4,11 @@
 //! ```text
 //! driver ── packets, descriptors ── host half ══ one stream ══ guest half ── packets, descriptors ── init
 //! ```
-//! Neither the driver nor the init knows of it. A lost stream is made again and goes on where it was; another server finds what its
+//! Neither the driver nor the init knows of it. A lost stream is made again and goes on where it was, a frame that gets lost
+//! is sent again; another server finds what its
 //! predecessor started, and the output that this one had not written down. Knows nothing of virtual machines or of networks.
 
+mod ask;
 mod flow;
 mod frame;
 #[cfg(feature = "fuzzing")]

@@ -1,12 +1,14 @@
 //! Both halves, over streams that break, beside an init that starts real programs.
 
 mod init;
+mod lossy;
 
 use csb_relay::{Channel, Dial, guest, host};
 use csb_sys::packet::Conn;
-use csb_types::ExecId;
+use csb_types::{ExecId, PtySize};
 use csb_wire::{ExecPlan, FileRequest, FromInit, ToInit};
 use init::Init;
+use lossy::{Lossy, Way};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -73,6 +75,25 @@ impl Server {
 
     fn say(&self, frame: &ToInit) {
         self.0.send(&csb_wire::encode(frame), &[]).unwrap();
+    }
+
+    /// A command with a terminal, and our end of that.
+    fn terminal(&self, script: &str) -> (ExecId, UnixStream) {
+        let id = ExecId::random();
+        let argv = vec!["sh".into(), "-c".into(), script.into()];
+        let pty = Some(PtySize { cols: 80, rows: 24 });
+        let plan = ExecPlan { id: id.clone(), argv, env: vec![], cwd: "/".into(), user: None, pty, stdin: false };
+        self.say(&ToInit::Exec(Box::new(plan)));
+        loop {
+            match self.hear() {
+                (FromInit::Started { exec, .. }, mut fds) if exec == id => {
+                    let socket = UnixStream::from(fds.remove(0));
+                    socket.set_nonblocking(false).unwrap();
+                    return (id, socket);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn exec(&self, script: &str, stdin: bool) -> Running {
@@ -248,6 +269,101 @@ fn nothing_is_lost_or_done_twice_over_streams_that_break() {
     }
     assert_eq!(broken.load(Ordering::Relaxed), 20);
     assert_eq!(guest.started.load(Ordering::Relaxed), 4);
+}
+
+/// A command with input, a file operation and a terminal, all of whose bytes arrive.
+fn all_of_it_arrives(server: &Server) {
+    let Running { id, out, err, stdin } = server.exec("cat; seq 30000; echo said >&2; exit 5", true);
+    let out = thread::spawn(move || all(out));
+    let sent = numbers(20_000);
+    stdin.unwrap().write_all(&sent).unwrap();
+    server.say(&ToInit::CloseStdin { exec: id.clone() });
+    assert_eq!(server.exited(&id), 5 << 8);
+    // Their ends as well: whoever reads is not kept waiting.
+    assert!(out.join().unwrap() == [sent, numbers(30_000)].concat());
+    assert_eq!(all(err), b"said\n");
+
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let request = ToInit::File { user: None, request: FileRequest::Stat { path: "/".into() } };
+    server.0.send(&csb_wire::encode(&request), &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    ours.write_all(b"what is there").unwrap();
+    ours.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut got = Vec::new();
+    ours.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"what is there");
+
+    let (id, mut terminal) = server.terminal("printf before; read line; printf \"got $line\"; sleep 0.1");
+    terminal.read_exact(&mut [0; 6]).unwrap();
+    terminal.write_all(b"word\n").unwrap();
+    let mut got = vec![0; b"word\r\ngot word".len()];
+    terminal.read_exact(&mut got).unwrap();
+    assert_eq!(got, b"word\r\ngot word");
+    assert_eq!(server.exited(&id), 0);
+}
+
+#[test]
+fn a_frame_of_any_kind_that_gets_lost_on_a_stream_that_stays_is_sent_again() {
+    let kinds = ["Hello", "Said", "Heard", "Data", "End", "Took", "Broken", "Ask", "Have"];
+    let lost: Vec<_> = [Way::ToGuest, Way::ToHost]
+        .into_iter()
+        .flat_map(|way| (0..kinds.len()).map(move |kind| (way, kind)))
+        .map(|(way, kind)| {
+            thread::spawn(move || {
+                let guest = Guest::new();
+                // Questions and their answers are there only when something else got lost.
+                let also = (kind >= 7).then_some((if kind == 7 { way } else { way.back() }, 3, 1));
+                let lossy = Lossy::new(&guest.socket, [(way, kind, 1)].into_iter().chain(also).collect());
+                let server = Server::new(lossy.dial());
+                all_of_it_arrives(&server);
+                assert_eq!(lossy.streams(), 1, "{way:?} {kind}");
+                assert_eq!(guest.started.load(Ordering::Relaxed), 2);
+                lossy.lost(way, kind)
+            })
+        })
+        .collect();
+    let lost: Vec<u32> = lost.into_iter().map(|lost| lost.join().unwrap()).collect();
+    // Nobody breaks anything here but where a flow is over already, so that is no frame that every run has.
+    for (place, lost) in lost.iter().enumerate().filter(|(place, _)| place % kinds.len() != 6) {
+        assert_eq!(*lost, 1, "{} {}", place / kinds.len(), kinds[place % kinds.len()]);
+    }
+}
+
+#[test]
+fn many_frames_that_get_lost_keep_nothing_from_arriving() {
+    let guest = Guest::new();
+    let lossy = Lossy::every(&guest.socket, 12);
+    let server = Server::new(lossy.dial());
+    all_of_it_arrives(&server);
+    assert_eq!(lossy.streams(), 1);
+    assert_eq!(guest.started.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn nothing_is_sent_while_there_is_nothing_to_say() {
+    let guest = Guest::new();
+    let lossy = Lossy::new(&guest.socket, vec![]);
+    let server = Server::new(lossy.dial());
+    all_of_it_arrives(&server);
+    // A command that waits, and one whose output has been read, are nothing to say either.
+    let waits = server.exec("echo ready; sleep 1000", false);
+    (&waits.out).read_exact(&mut [0; 6]).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let before = lossy.frames();
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(lossy.frames(), before);
+    server.say(&ToInit::Signal { exec: waits.id.clone(), signal: 9, tree: true });
+    assert_eq!(server.exited(&waits.id), 9);
+}
+
+#[test]
+fn a_guest_that_reads_no_answers_is_not_heard_until_it_does() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut near = Some(OwnedFd::from(near));
+    let conn = host(Box::new(move || near.take().ok_or_else(|| io::ErrorKind::NotConnected.into()))).unwrap();
+    let taken = lossy::flood(far, 64 << 20);
+    assert!(taken < 16 << 20, "{taken} bytes of questions were taken without an answer being read");
+    drop(conn);
 }
 
 #[test]

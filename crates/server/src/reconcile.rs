@@ -29,6 +29,8 @@ pub struct Found {
     pub adopted: usize,
     /// Sandboxes that were known and no longer run.
     pub lost: usize,
+    /// Sandboxes that are known and whose kind does not answer.
+    pub awaited: usize,
     /// Sandboxes that ran and nobody knew.
     pub orphans: usize,
     /// Releases that a crash had interrupted.
@@ -64,6 +66,14 @@ pub async fn at_start(app: &Arc<App>) -> Result<Found, AppError> {
                     }
                     continue;
                 }
+            }
+            // Before it is looked for: it is found from the moment on at which it is not awaited.
+            if let Ok(id) = row.id.parse::<SandboxId>()
+                && app.node.awaits(&id).is_some()
+            {
+                app.adopt_later(id, Owned::new(row.user_id.into(), row.session_id, row.expires_ms));
+                found.awaited += 1;
+                continue;
             }
             let sandbox = row.id.parse::<SandboxId>().ok().and_then(|id| app.node.find(&id));
             let Some(sandbox) = sandbox else {
@@ -111,7 +121,7 @@ async fn compare_once(app: &Arc<App>) -> Result<(), AppError> {
     app.limiter.tidy();
     // Gone from the node, and its watcher did not get to record it.
     for (id, _) in app.owners().all() {
-        if app.node.find(&id).is_none() && app.remotes.known.get(&id).is_none() {
+        if app.node.awaits(&id).is_none() && app.node.find(&id).is_none() && app.remotes.known.get(&id).is_none() {
             tracing::info!(sandbox = %id, "a sandbox ended by itself");
             app.ended(&id).await?;
         }

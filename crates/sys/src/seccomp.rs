@@ -1,5 +1,5 @@
 //! Owns system call filters: what a policy says, its program for the kernel, and putting that on a process.
-//! Knows nothing of sandboxes but the policies in `sandbox.rs` and `hardened.rs`, and nothing of who asks for it.
+//! Knows nothing of sandboxes but the policies in `sandbox.rs`, `hardened.rs` and `helpers.rs`, and nothing of who asks for it.
 //!
 //! The kernel runs a filter once for every system call number when it is installed, to learn which calls are always
 //! allowed, and afterwards for each call that is not. A list of comparisons makes both slow; a binary search over
@@ -8,6 +8,7 @@
 mod assemble;
 mod compile;
 mod hardened;
+mod helpers;
 #[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 mod policy;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use compile::CompileError;
 pub use hardened::policy as hardened_policy;
+pub use helpers::{bridge_policy, counters_policy, relay_policy};
 pub use policy::{Clause, Is, Policy, Rule, Test, Verdict};
 pub use sandbox::{no_set_id_policy, policy as sandbox_policy};
 pub use table::{ALLOWED, Group, NARROWED, REFUSED};
@@ -50,6 +52,21 @@ impl Filter {
     /// On top of the other where a sandbox can write to the host's directories: see [`no_set_id_policy`].
     pub fn no_set_id() -> Self {
         Self::compile(&no_set_id_policy()).expect("the policy compiles: a test of this crate does it")
+    }
+
+    /// Of the process that hands bytes on: see [`bridge_policy`].
+    pub fn bridge() -> Self {
+        Self::compile(&bridge_policy()).expect("the policy compiles: a test of this crate does it")
+    }
+
+    /// Of the process that speaks for servers with an init: see [`relay_policy`].
+    pub fn relay() -> Self {
+        Self::compile(&relay_policy()).expect("the policy compiles: a test of this crate does it")
+    }
+
+    /// Of the process that reads what a container uses: see [`counters_policy`].
+    pub fn counters() -> Self {
+        Self::compile(&counters_policy()).expect("the policy compiles: a test of this crate does it")
     }
 
     /// Number of instructions; the kernel takes 4096 at most.

@@ -5,7 +5,7 @@
 //! none of the tenant's can signal or trace it.
 
 use crate::guest::stand_apart;
-use csb_sys::{cgroup, process};
+use csb_sys::{cgroup, process, seccomp::Filter};
 use csb_types::Usage;
 use std::io::{self, BufRead, Write};
 
@@ -16,6 +16,7 @@ const OURS: u64 = 5;
 pub(crate) fn run() -> io::Result<()> {
     process::set_name(c"csb-counters");
     stand_apart()?;
+    Filter::counters().install()?;
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         line?;

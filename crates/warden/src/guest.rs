@@ -12,16 +12,20 @@ use csb_sys::{
     packet::{Conn, Listener},
     pipe,
     process::{self, Fork},
+    seccomp::Filter,
 };
 use csb_wire::{
     Failure,
     guest::{BRIDGE, COUNTERS, FAILED, ONCE, OWNER, SHARED, SOCKET, STREAM},
 };
-use rustix::fs::{Mode, OFlags};
-use std::{
-    env, fs,
-    io::{self, Read, Write},
+use rustix::{
+    fs::{Mode, OFlags},
     net::Shutdown,
+};
+use std::{
+    env,
+    fs::{self, File},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -108,6 +112,7 @@ pub(crate) fn relay(channel: Channel, once: bool) -> io::Result<Door> {
 fn relay_only(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
     process::ignore_broken_pipes();
     stand_apart()?;
+    Filter::relay().install()?;
     csb_relay::guest(conn, channel, once)
 }
 
@@ -116,12 +121,14 @@ fn bridge() -> io::Result<()> {
     process::set_name(c"csb-bridge");
     let socket = UnixStream::connect(Path::new(SHARED).join(SOCKET))?;
     stand_apart()?;
-    let (mut from, mut to) = (socket.try_clone()?, socket);
+    let (mut from, mut to) = (File::from(OwnedFd::from(socket.try_clone()?)), File::from(OwnedFd::from(socket)));
+    let mut out = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
     thread::spawn(move || {
-        let _ = pass(&mut io::stdin().lock(), &mut to);
-        let _ = to.shutdown(Shutdown::Write);
+        // A filter is a thread's own; so neither needs a right to start the other.
+        let done = Filter::bridge().install().and_then(|()| pass(&mut io::stdin().lock(), &mut to));
+        let _ = rustix::net::shutdown(&to, if done.is_ok() { Shutdown::Write } else { Shutdown::Both });
     });
-    let mut out = fs::File::from(rustix::stdio::stdout().try_clone_to_owned()?);
+    Filter::bridge().install()?;
     pass(&mut from, &mut out)
 }
 

@@ -15,7 +15,7 @@ use kube::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -140,7 +140,8 @@ async fn follow(shared: &Arc<Shared>, namespace: &str) -> Result<(), String> {
     for pod in &listed.items {
         match id(pod) {
             Some(id) if shared.pods.namespace(&id).is_some() => shared.pods.tell(&id, state(pod)),
-            _ => shared.bury(namespace, pod),
+            _ if shared.found.load(Ordering::Relaxed) => shared.bury(namespace, pod),
+            _ => {}
         }
     }
     for id in shared.pods.missing(namespace, &there) {

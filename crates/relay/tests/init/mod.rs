@@ -4,6 +4,7 @@
 use csb_sys::packet::Conn;
 use csb_types::ExecId;
 use csb_wire::{FromInit, ToInit};
+use rustix::pty::OpenptFlags;
 use std::{
     collections::HashMap,
     io,
@@ -14,7 +15,7 @@ use std::{
             process::{CommandExt, ExitStatusExt},
         },
     },
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -51,6 +52,7 @@ impl Init {
         self.say(&FromInit::Ready, &[]);
         while let Ok(Some((bytes, fds))) = self.conn.recv() {
             match csb_wire::decode(&bytes).unwrap() {
+                ToInit::Exec(plan) if plan.pty.is_some() => self.terminal(plan.id, &plan.argv),
                 ToInit::Exec(plan) => self.exec(plan.id, &plan.argv, fds),
                 ToInit::File { .. } => drop(thread::spawn(move || {
                     let mut socket = UnixStream::from(fds.into_iter().next().unwrap());
@@ -73,6 +75,21 @@ impl Init {
         }
     }
 
+    /// One that no program has for its controlling one.
+    fn terminal(&self, id: ExecId, argv: &[String]) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+        let child = command.process_group(0).spawn().unwrap();
+        drop(command);
+        let outputs = vec![master.try_clone().unwrap()];
+        self.run_to_its_end(id, child, outputs, None, &[&master]);
+    }
+
     fn exec(&self, id: ExecId, argv: &[String], fds: Vec<OwnedFd>) {
         self.started.fetch_add(1, Ordering::Relaxed);
         let mut fds = fds.into_iter();
@@ -81,11 +98,22 @@ impl Init {
         let (stdin, keep) = (fds.next(), fds.next());
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(stdin.map_or(Stdio::null(), Stdio::from)).stdout(out).stderr(err);
-        let mut child = command.process_group(0).spawn().unwrap();
+        let child = command.process_group(0).spawn().unwrap();
         drop(command);
+        self.run_to_its_end(id, child, outputs, keep, &[]);
+    }
+
+    fn run_to_its_end(
+        &self,
+        id: ExecId,
+        mut child: Child,
+        outputs: Vec<OwnedFd>,
+        keep: Option<OwnedFd>,
+        beside: &[&OwnedFd],
+    ) {
         let (pid, since) = (child.id() as i32, Instant::now());
         self.execs.lock().unwrap().insert(id.clone(), Record { pid, ended: None, outputs, stdin: keep });
-        self.say(&FromInit::Started { exec: id.clone(), pid }, &[]);
+        self.say(&FromInit::Started { exec: id.clone(), pid }, beside);
         let init = self.clone();
         thread::spawn(move || {
             let status = child.wait().unwrap().into_raw();

@@ -9,7 +9,7 @@ use csb_api::{
     ErrorCode, Invalid, NetworkName, Page, PatchSandboxRequest, ReleaseView, Role, SandboxRequest, SandboxState,
     SandboxView, Seconds, StatsView, StorageName, time_from_ms,
 };
-use csb_node::{Handle, OpError, Sandbox};
+use csb_node::{Handle, Meta, OpError, Sandbox};
 use csb_types::{Capability, Kind, Phase, SandboxId, SandboxSpec, Upper};
 use std::{sync::Arc, time::Duration};
 
@@ -55,27 +55,32 @@ impl Mine {
     /// As the API shows it.
     pub fn view(&self) -> Result<SandboxView, AppError> {
         let meta = self.sandbox.meta()?;
-        let spec = meta.spec;
-        Ok(SandboxView {
-            sandbox_id: self.sandbox.id().to_string(),
-            user_id: self.owned.user_id.to_string(),
-            state: self.sandbox.phase().into(),
-            kind: spec.kind.into(),
-            template: spec.template.clone(),
-            resources: (&spec.limits).into(),
-            network: NetworkName::None,
-            storage: match spec.decided_upper() {
-                _ if spec.kind == Kind::Local => StorageName::Disk,
-                Upper::Disk => StorageName::Disk,
-                Upper::Memory | Upper::Auto => StorageName::Memory,
-            },
-            metadata: spec.metadata.clone(),
-            hostname: spec.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.into()),
-            started_by: meta.started_by.into(),
-            start_ms: meta.start_micros as f64 / 1000.0,
-            created_at: time_from_ms(meta.created_ms),
-            expires_at: self.owned.expires_ms.map(time_from_ms),
-        })
+        Ok(shown(self.sandbox.id(), &self.owned, &meta, self.sandbox.phase().into()))
+    }
+}
+
+/// A sandbox as the API shows it.
+fn shown(id: &SandboxId, owned: &Owned, meta: &Meta, state: SandboxState) -> SandboxView {
+    let spec = &meta.spec;
+    SandboxView {
+        sandbox_id: id.to_string(),
+        user_id: owned.user_id.to_string(),
+        state,
+        kind: spec.kind.into(),
+        template: spec.template.clone(),
+        resources: (&spec.limits).into(),
+        network: NetworkName::None,
+        storage: match spec.decided_upper() {
+            _ if spec.kind == Kind::Local => StorageName::Disk,
+            Upper::Disk => StorageName::Disk,
+            Upper::Memory | Upper::Auto => StorageName::Memory,
+        },
+        metadata: spec.metadata.clone(),
+        hostname: spec.hostname.clone().unwrap_or_else(|| DEFAULT_HOSTNAME.into()),
+        started_by: meta.started_by.into(),
+        start_ms: meta.start_micros as f64 / 1000.0,
+        created_at: time_from_ms(meta.created_ms),
+        expires_at: owned.expires_ms.map(time_from_ms),
     }
 }
 
@@ -149,9 +154,18 @@ impl App {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
         let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
         let owned = owned.ok_or_else(|| AppError::no_sandbox(id))?;
-        let sandbox = self.node.find(&parsed).ok_or_else(|| AppError::no_sandbox(id))?;
+        let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         owned.touch();
         Ok(Mine { sandbox, owned })
+    }
+
+    /// Why a sandbox is not found that somebody owns.
+    pub(super) fn not_here(&self, id: &SandboxId) -> AppError {
+        let Some((kind, why)) = self.node.awaits(id) else { return AppError::no_sandbox(id.as_str()) };
+        let message = format!("sandbox `{id}` is not reached: kind `{}` does not answer ({why})", kind.name());
+        let error = AppError::new(ErrorCode::BackendUnavailable, message)
+            .hint("nothing of it is lost: it goes on, and is there again once its kind answers");
+        AppError { retry_after: Some(Duration::from_secs(5)), ..error }
     }
 
     /// With the configured template where none was asked for.
@@ -244,7 +258,16 @@ impl App {
             if let Some(far) = self.remotes.known.get(&id) {
                 return Some(far.seen());
             }
-            Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? }.view().ok()
+            let owned = self.owners.get(&id)?;
+            match self.node.find(&id) {
+                Some(sandbox) => Mine { sandbox, owned }.view().ok(),
+                None => {
+                    let states = [SandboxState::Paused, SandboxState::Releasing];
+                    let state = states.into_iter().find(|state| state.as_str() == r.state);
+                    let meta = self.node.awaited(&id)?;
+                    Some(shown(&id, &owned, &meta, state.unwrap_or(SandboxState::Running)))
+                }
+            }
         });
         let page = Page { items: found.collect(), next_cursor };
         self.refresh_later();
@@ -319,6 +342,7 @@ impl App {
         }
         match self.sandbox(who, id) {
             Ok(mine) => self.release(mine.sandbox).await.map(|()| view),
+            Err(away) if away.code == ErrorCode::BackendUnavailable => Err(away),
             Err(missing) => match self.db.sandbox_owner(id).await? {
                 Some(owner) if who.may_see(&owner) => Ok(view),
                 _ => Err(missing),
@@ -339,12 +363,33 @@ impl App {
         self.watch(sandbox);
     }
 
+    /// Adds one whose kind does not answer yet.
+    pub(crate) fn adopt_later(self: &Arc<Self>, id: SandboxId, owned: Owned) {
+        self.owners.adopt(id.clone(), owned);
+        let app = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = app.stopping.cancelled() => return,
+                () = app.node.arrival(&id) => {}
+            }
+            match app.node.find(&id) {
+                Some(sandbox) => app.watch(sandbox),
+                // If this fails, reconciliation records it.
+                None => {
+                    if let Err(error) = app.ended(&id).await {
+                        tracing::warn!(sandbox = %id, %error, "the end of a sandbox is not recorded yet");
+                    }
+                }
+            }
+        });
+    }
+
     /// Live sandboxes and their owners.
     pub(crate) fn owners(&self) -> &super::Owners {
         &self.owners
     }
 
-    fn watch(self: &Arc<Self>, sandbox: Sandbox) {
+    pub(crate) fn watch(self: &Arc<Self>, sandbox: Sandbox) {
         if sandbox.is_local() {
             return;
         }

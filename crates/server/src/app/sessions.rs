@@ -328,6 +328,11 @@ impl App {
             }
             return Ok((mine, None));
         }
+        if let Some(id) = row.sandbox_id.as_ref().and_then(|id| id.parse().ok())
+            && self.node.awaits(&id).is_some()
+        {
+            return Err(self.not_here(&id));
+        }
         let spec = self.with_template(row.request.to_spec(Kind::default())?);
         let lost = match spec.kind {
             Kind::Vfs => LOST_VFS,

@@ -12,7 +12,14 @@ fn answer(filter: &Filter, number: u32, arguments: [u64; 6]) -> u32 {
 
 #[test]
 fn the_compiled_policies_say_what_the_policies_say() {
-    for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+    let all = [
+        (sandbox_policy(), Filter::sandbox()),
+        (hardened_policy(), Filter::hardened()),
+        (bridge_policy(), Filter::bridge()),
+        (relay_policy(), Filter::relay()),
+        (counters_policy(), Filter::counters()),
+    ];
+    for (policy, filter) in all {
         for number in (0..700).chain([0x4000_0000, 0x4000_0001, 0x4000_0200, u32::MAX]) {
             for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [2, 1, 6, 0, 0, 0], [0x1_0000_0000; 6]] {
                 assert_eq!(
@@ -351,7 +358,14 @@ mod random {
 
         #[test]
         fn the_policies_of_sandboxes_allow_what_another_compiler_makes_of_them(calls in real_calls()) {
-            for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+            let all = [
+        (sandbox_policy(), Filter::sandbox()),
+        (hardened_policy(), Filter::hardened()),
+        (bridge_policy(), Filter::bridge()),
+        (relay_policy(), Filter::relay()),
+        (counters_policy(), Filter::counters()),
+    ];
+    for (policy, filter) in all {
                 let (ours, theirs) = (instructions(&filter), allowed_elsewhere(&policy));
                 for &(number, arguments) in calls.iter().filter(|(number, _)| *number < 1 << 30) {
                     let allowed = [&ours, &theirs]
@@ -449,11 +463,65 @@ fn no_call_is_both_allowed_and_refused_and_each_has_a_reason() {
 #[test]
 fn the_search_is_shallow() {
     // Instructions that run for calls decided by number alone: the tree's depth, not the list's length.
-    for (policy, filter) in [(sandbox_policy(), Filter::sandbox()), (hardened_policy(), Filter::hardened())] {
+    let all = [
+        (sandbox_policy(), Filter::sandbox()),
+        (hardened_policy(), Filter::hardened()),
+        (bridge_policy(), Filter::bridge()),
+        (relay_policy(), Filter::relay()),
+        (counters_policy(), Filter::counters()),
+    ];
+    for (policy, filter) in all {
         let program = instructions(&filter);
         for (&number, rule) in policy.rules.iter().filter(|(_, rule)| rule.clauses.is_empty()) {
             let steps = super::interpret::steps(&program, OWN_ARCHITECTURE, number);
             assert!(steps <= 20, "{number} {rule:?} takes {steps} instructions");
         }
     }
+}
+
+#[test]
+fn processes_beside_an_init_start_open_and_reach_nothing() {
+    let refused = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_clone,
+        libc::SYS_clone3,
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_kill,
+        libc::SYS_tgkill,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_setuid,
+        libc::SYS_mount,
+        libc::SYS_unshare,
+        libc::SYS_prctl,
+        libc::SYS_bpf,
+        libc::SYS_io_uring_setup,
+        libc::SYS_userfaultfd,
+        libc::SYS_openat2,
+        libc::SYS_memfd_create,
+    ];
+    for policy in [bridge_policy(), relay_policy(), counters_policy()] {
+        for number in refused {
+            assert_eq!(policy.decide(number as u32, &[0; 6]), Verdict::Errno(libc::EPERM as u16), "{number}");
+        }
+        let code = [0, 4096, (libc::PROT_READ | libc::PROT_EXEC) as u64, 2, 0, 0];
+        assert_ne!(policy.decide(libc::SYS_mmap as u32, &code), Verdict::Allow);
+        assert_ne!(policy.decide(libc::SYS_mprotect as u32, &code), Verdict::Allow);
+        assert!(policy.rules.len() < 50, "{}", policy.rules.len());
+    }
+    let open = |flags: i32| counters_policy().decide(libc::SYS_openat as u32, &[0, 0, flags as u64, 0, 0, 0]);
+    assert_eq!(open(libc::O_RDONLY | libc::O_CLOEXEC), Verdict::Allow);
+    for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC, libc::O_TMPFILE, libc::O_ACCMODE] {
+        assert_ne!(open(flags), Verdict::Allow, "{flags:o}");
+    }
+    let relay = |number: libc::c_long, arguments: [u64; 6]| relay_policy().decide(number as u32, &arguments);
+    assert_ne!(relay(libc::SYS_openat, [0; 6]), Verdict::Allow);
+    assert_ne!(relay(libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0, 0, 0]), Verdict::Allow);
+    assert_ne!(relay(libc::SYS_socketpair, [libc::AF_INET as u64, 1, 0, 0, 0, 0]), Verdict::Allow);
+    assert_ne!(relay(libc::SYS_sendto, [3, 0, 1, 0, 1, 16]), Verdict::Allow);
+    assert_ne!(relay(libc::SYS_fcntl, [3, libc::F_SETOWN as u64, 1, 0, 0, 0]), Verdict::Allow);
 }
