@@ -2,6 +2,12 @@
 
 use crate::BackendError;
 use csb_types::SandboxId;
+use std::time::Duration;
+
+/// Between two tries to undo, at first, and how often: all together half an hour. What stands in its way may pass.
+const PAUSE: Duration = Duration::from_millis(200);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+const TRIES: u32 = 64;
 
 /// Who removes what there is of a sandbox, however much of it was made.
 pub(crate) trait Release: Clone + Send + Sync + 'static {
@@ -19,9 +25,13 @@ impl<R: Release> Drop for Undo<R> {
         let Some(id) = self.id.take() else { return };
         let by = self.by.clone();
         tokio::spawn(async move {
-            if let Err(error) = by.release(&id).await {
-                // The next server tries again.
+            let mut pause = PAUSE;
+            for _ in 0..TRIES {
+                let Err(error) = by.release(&id).await else { return };
+                // The next server tries as well.
                 tracing::error!(sandbox = %id, %error, "cannot remove what is left of a sandbox");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOST_PAUSE);
             }
         });
     }

@@ -1,8 +1,8 @@
 //! `csb warden`: the process that holds a server's sandboxes and outlives it.
 
 use crate::{
-    failure::{Failure, Outcome},
-    options, print,
+    failure::{Failure, Outcome, exit},
+    options, print, remote,
 };
 use clap::{Args, Subcommand};
 use csb_sys::process::PidFd;
@@ -25,7 +25,8 @@ docs/guides/operating.md for systemd.")]
     Start(StartArgs),
     /// End all sandboxes of a data directory and the process that holds them
     #[command(after_help = "\
-Stopping the server leaves sandboxes running, so that the next one finds them; this ends them.")]
+Stopping the server leaves sandboxes running, so that the next one finds them; this ends them. Containers, virtual machines and
+pods are ended as well: with the settings that their server has, from the same environment.")]
     Stop(StopArgs),
 }
 
@@ -57,13 +58,34 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
         None => None,
     };
     csb_node::forget_memory(&data_dir).map_err(fail)?;
+    let guests = end_guests(&data_dir)?;
+    let sandboxes = stopped.unwrap_or(0) + guests;
     if json {
-        return print::json(&serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": stopped.unwrap_or(0) }));
+        return print::json(&serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": sandboxes }));
     }
     match stopped {
-        Some(held) => print::line(format!("stopped the warden and {held} sandboxes")),
+        Some(_) => print::line(format!("stopped the warden and {sandboxes} sandboxes")),
+        None if guests > 0 => print::line(format!("stopped {guests} sandboxes; no warden runs")),
         None => print::line(format!("no warden runs for `{}`", data_dir.display())),
     }
+}
+
+/// Ends the sandboxes that other programs hold.
+fn end_guests(data_dir: &Path) -> Outcome<u32> {
+    if !data_dir.is_dir() {
+        return Ok(0);
+    }
+    let flags = vec![("data_dir".to_owned(), data_dir.display().to_string())];
+    let sources = csb_server::Sources { flags, ..csb_server::Sources::from_process() };
+    let config = csb_server::Config::load(&sources).map_err(|error| Failure::of(&error).exit(exit::USAGE))?;
+    let (ended, refused) =
+        remote::block_on(async { csb_server::end_guests(&config).await.map_err(|error| Failure::of(&error)) })?;
+    if refused.is_empty() {
+        return Ok(ended);
+    }
+    let failure = Failure::new(format!("some sandboxes go on: {}", refused.join("; ")));
+    Err(failure
+        .hint("they are ended by `csb rm --all` beside a server, or by this command when what holds them answers"))
 }
 
 fn start(data_dir: &Path, json: bool) -> Outcome {

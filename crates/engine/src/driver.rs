@@ -5,6 +5,7 @@
 use crate::{
     Exec, ExecError, OpError,
     admit::{Request, Verdict, admit},
+    end::FIRST_PAUSE,
     exec::Shared,
     handle::{Last, Sandbox},
     journal::{Entry, Journal, StartV1},
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     Relinked,
     /// The warden's answer to a release.
     Released(Result<(), WardenError>),
+    /// A release that was refused is tried once more.
+    ReleaseAgain,
     /// An exec's result was published.
     Finished {
         exec: ExecId,
@@ -143,6 +146,8 @@ pub(crate) struct Driver {
     pub(crate) releases: Vec<Reply>,
     /// Whether the warden was asked to release it and has not answered.
     pub(crate) releasing: bool,
+    /// Until a release that is refused is tried again.
+    pub(crate) pause: Duration,
     pub(crate) refresh_at: Option<Instant>,
     /// Those that ended and whose pipes nobody holds, in this order.
     pub(crate) ended: VecDeque<Arc<Shared>>,
@@ -183,6 +188,7 @@ impl Driver {
             pumps: JoinSet::new(),
             releases: Vec::new(),
             releasing: false,
+            pause: FIRST_PAUSE,
             refresh_at: None,
             ended: VecDeque::new(),
             counters_read: None,
@@ -338,8 +344,8 @@ impl Driver {
                 self.hear_last_words();
                 return Next::End;
             }
-            Command::Relinked if self.sandbox.phase() == Phase::Releasing => self.release(),
-            Command::Relinked => {}
+            Command::Relinked | Command::ReleaseAgain if self.sandbox.phase() == Phase::Releasing => self.release(),
+            Command::Relinked | Command::ReleaseAgain => {}
             Command::Released(done) => return self.on_released(done),
             Command::Finished { exec } => self.on_finished(&exec),
             Command::Drained { exec } => {

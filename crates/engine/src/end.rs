@@ -16,6 +16,10 @@ use tokio::time::timeout;
 
 /// For output that is still on its way when no process is left.
 const WIND_DOWN: Duration = Duration::from_secs(2);
+/// Between two tries of a release that is refused, at first and at most: what stands in its way, such as a host without descriptors, may
+/// pass, and nobody else will ask.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(crate) fn release(&mut self) {
@@ -45,6 +49,12 @@ impl Driver {
                 for reply in self.releases.drain(..) {
                     let _ = reply.send(Err(warden_failed(error.clone())));
                 }
+                let (commands, pause) = (self.sandbox.commands.clone(), self.pause);
+                self.pause = (pause * 2).min(MOST_PAUSE);
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    let _ = commands.send(Command::ReleaseAgain);
+                });
                 Next::Go
             }
         }

@@ -15,15 +15,15 @@ pub enum WardenSource {
     Inherited(OwnedFd),
 }
 
-/// How many sandboxes are kept ready.
+/// How many sandboxes are kept ready in each pool.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PoolConfig {
     /// Kept ready at least; 0 turns the pool off.
     pub min: u32,
     /// Ready at most, when demand makes the pool grow; a smaller value than `min` means `min`.
     pub max: u32,
-    /// What they are.
-    pub spec: SandboxSpec,
+    /// What they are: a pool for each.
+    pub specs: Vec<SandboxSpec>,
 }
 
 /// What a node needs to know.
@@ -33,7 +33,7 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where the warden comes from.
     pub warden: WardenSource,
-    /// The ready pool.
+    /// The ready pools.
     pub pool: PoolConfig,
     /// Template of a spec that names none.
     pub default_template: String,
@@ -70,7 +70,7 @@ impl WorkspaceConfig {
     }
 }
 
-/// The pool now, and since the node was started.
+/// All pools together now, and since the node was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolStats {
     /// As configured.

@@ -9,7 +9,7 @@ use crate::{
     local::{self, Locals},
     memory,
     plan::{self, Lower},
-    pool::{Fit, Policy, fit},
+    pool::{Fit, Kept, Policy, Pool, nearest},
     pressure, supervise, workspace,
 };
 use csb_backends::{Backend, disk};
@@ -71,11 +71,10 @@ pub(crate) struct Inner {
     pub(crate) warden: Mutex<WardenInfo>,
     /// Set before the connection is given up on purpose.
     pub(crate) leaving: AtomicBool,
-    /// Wakes the refill task.
-    pub(crate) pool_kick: Notify,
     /// Wakes the supervisor when it has given up on the warden.
     pub(crate) warden_kick: Notify,
-    pub(crate) pool_spec: SandboxSpec,
+    /// In the order of [`State::pools`].
+    pub(crate) pools: Vec<Kept>,
     min: u32,
     max: u32,
     default_template: String,
@@ -106,8 +105,7 @@ pub(crate) struct State {
     /// Those of `sandboxes` that somebody has.
     pub(crate) handed_out: HashSet<SandboxId>,
     /// Those that nobody has had, oldest first.
-    pub(crate) ready: VecDeque<Handle>,
-    pub(crate) policy: Policy,
+    pub(crate) pools: Vec<Pool>,
     claimed_at: Option<Instant>,
     claims: u64,
     colds: u64,
@@ -146,6 +144,15 @@ impl Node {
         let lock_file = supervise::prepare(&data_dir, private)?;
         let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
         let memory = memory::find(&data_dir, private);
+        // A pool of no sandboxes is none.
+        let specs = if private || pool.min == 0 { vec![] } else { pool.specs };
+        let kept: Vec<_> = specs
+            .into_iter()
+            .map(|spec| SandboxSpec { template: named(&spec.template, &default_template, &aliases), ..spec })
+            .map(|spec| Kept { spec, kick: Notify::new() })
+            .collect();
+        let pools =
+            kept.iter().map(|_| Pool { policy: Policy::new(pool.min, pool.max), ready: VecDeque::new() }).collect();
         let inner = Inner {
             ledger: Arc::new(Ledger::new(data_dir.join("sandboxes"))),
             memory_ledger: memory.as_ref().map(|memory| Arc::new(Ledger::new(memory::ledger(memory)))),
@@ -154,9 +161,8 @@ impl Node {
             link: Arc::default(),
             warden: Mutex::new(WardenInfo { pid: 0, mode: Mode::Rootless }),
             leaving: AtomicBool::new(false),
-            pool_kick: Notify::new(),
             warden_kick: Notify::new(),
-            pool_spec: SandboxSpec { template: named(&pool.spec.template, &default_template, &aliases), ..pool.spec },
+            pools: kept,
             min: pool.min,
             max: pool.max.max(pool.min),
             default_template,
@@ -175,8 +181,7 @@ impl Node {
             state: Mutex::new(State {
                 sandboxes: HashMap::new(),
                 handed_out: HashSet::new(),
-                ready: VecDeque::new(),
-                policy: Policy::new(if private { 0 } else { pool.min }, pool.max),
+                pools,
                 claimed_at: None,
                 claims: 0,
                 colds: 0,
@@ -185,8 +190,8 @@ impl Node {
             busy: AtomicU32::new(0),
             lock: Mutex::new(lock_file),
         };
-        if inner.state().policy.is_on() {
-            inner.pool_spec.check().map_err(|source| NodeError::Pool { source })?;
+        for kept in &inner.pools {
+            kept.spec.check().map_err(|source| NodeError::Pool { source })?;
         }
         if !private {
             let store = inner.store.clone();
@@ -212,8 +217,8 @@ impl Node {
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise::watch(inner.clone(), gone));
-        if inner.state().policy.is_on() {
-            tasks.spawn(supervise::refill(inner.clone()));
+        for pool in 0..inner.pools.len() {
+            tasks.spawn(supervise::refill(inner.clone(), pool));
         }
         tasks.spawn(supervise::tidy(inner.clone()));
         for backend in inner.backends.iter().filter(|backend| inner.awaited.is_silent(backend.kind())) {
@@ -266,16 +271,16 @@ impl Node {
         self.inner.memory_watch.admit()?;
         let asked = Instant::now();
         let spec = self.inner.complete(spec);
-        let fit = fit(&self.inner.pool_spec, &spec);
+        let (pool, fit) = nearest(&self.inner.pools, &spec);
         if fit == Fit::Yes
-            && let Some(handle) = self.inner.claim()
+            && let Some(handle) = self.inner.claim(pool)
         {
             return self.inner.hand_out(handle, spec, asked);
         }
         let inner = self.inner.clone();
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move {
-            let made = inner.make(spec, fit, asked).await;
+            let made = inner.make(spec, (pool, fit), asked).await;
             if let Err(Ok(handle)) = sender.send(made)
                 && let Err(error) = handle.release().await
             {
@@ -396,13 +401,14 @@ impl Node {
         self.inner.state().handed_out().cloned().collect()
     }
 
-    /// The pool now.
+    /// All pools together, now.
     pub fn pool_stats(&self) -> PoolStats {
         let state = self.inner.state();
+        let pools = state.pools.len() as u32;
         PoolStats {
-            min: self.inner.min,
-            max: self.inner.max,
-            ready: state.ready.len() as u32,
+            min: self.inner.min * pools,
+            max: self.inner.max * pools,
+            ready: state.pools.iter().map(|pool| pool.ready.len() as u32).sum(),
             in_use: state.handed_out().count() as u32,
             claims: state.claims,
             colds: state.colds,
@@ -542,9 +548,14 @@ impl Inner {
         self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
-    /// Whether a sandbox was taken from the pool less than `quiet` ago.
+    /// Whether a sandbox was taken from a pool less than `quiet` ago.
     pub(crate) fn has_just_claimed(&self, quiet: Duration) -> bool {
         self.state().claimed_at.is_some_and(|at| at.elapsed() < quiet)
+    }
+
+    /// Makes whoever fills a pool look again.
+    pub(crate) fn kick_pools(&self) {
+        self.pools.iter().for_each(|kept| kept.kick.notify_one());
     }
 
     /// Whether somebody waits for a sandbox to be built.
@@ -594,11 +605,11 @@ impl Inner {
         }
     }
 
-    /// A ready sandbox that lives.
-    fn claim(&self) -> Option<Handle> {
+    /// A ready sandbox of a pool that lives.
+    fn claim(&self, pool: usize) -> Option<Handle> {
         let mut state = self.state();
         let found = loop {
-            match state.ready.pop_front() {
+            match state.pools[pool].ready.pop_front() {
                 Some(handle) if handle.phase() == Phase::Running => break Some(handle),
                 // It died while it waited; its driver cleans up.
                 Some(_) => {}
@@ -610,9 +621,9 @@ impl Inner {
                 state.claims += 1;
                 state.claimed_at = Some(Instant::now());
             }
-            None => state.policy.missed(),
+            None => state.pools[pool].policy.missed(),
         }
-        self.pool_kick.notify_one();
+        self.pools[pool].kick.notify_one();
         found
     }
 
@@ -641,9 +652,14 @@ impl Inner {
         });
     }
 
-    async fn make(self: &Arc<Self>, spec: SandboxSpec, fit: Fit, asked: Instant) -> Result<Handle, CreateError> {
+    async fn make(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        (pool, fit): (usize, Fit),
+        asked: Instant,
+    ) -> Result<Handle, CreateError> {
         if fit == Fit::WithLimits
-            && let Some(handle) = self.claim()
+            && let Some(handle) = self.claim(pool)
         {
             match handle.set_limits(spec.limits.clone()).await {
                 Ok(()) => return self.hand_out(handle, spec, asked),
@@ -663,11 +679,11 @@ impl Inner {
         made
     }
 
-    /// Builds one for the pool.
-    pub(crate) async fn build_ready(self: &Arc<Self>) -> Result<(), CreateError> {
-        match self.build(self.pool_spec.clone(), false, Instant::now()).await {
+    /// Builds one for a pool.
+    pub(crate) async fn build_ready(self: &Arc<Self>, pool: usize) -> Result<(), CreateError> {
+        match self.build(self.pools[pool].spec.clone(), false, Instant::now()).await {
             Ok(handle) => {
-                self.state().ready.push_back(handle);
+                self.state().pools[pool].ready.push_back(handle);
                 Ok(())
             }
             Err(error) => {
@@ -787,7 +803,7 @@ impl Inner {
         if state.sandboxes.get(handle.id()).is_some_and(|known| known.is(handle)) {
             state.sandboxes.remove(handle.id());
             state.handed_out.remove(handle.id());
-            state.ready.retain(|ready| ready.id() != handle.id());
+            state.pools.iter_mut().for_each(|pool| pool.ready.retain(|ready| ready.id() != handle.id()));
         }
     }
 
@@ -801,7 +817,7 @@ impl Inner {
             if let Some(locals) = &inner.locals {
                 locals.lost(&handle);
             }
-            inner.pool_kick.notify_one();
+            inner.kick_pools();
         });
     }
 }

@@ -1,6 +1,31 @@
-//! Policy of the ready pool: how many to keep, and whom one of them fits. Pure: no clock, no I/O.
+//! The ready pools, one for each kind that has one: how many to keep, and whom one of them fits. Pure: no clock, no I/O.
 
+use csb_engine::Handle;
 use csb_types::SandboxSpec;
+use std::collections::VecDeque;
+use tokio::sync::Notify;
+
+/// What the sandboxes of a pool are.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) spec: SandboxSpec,
+    /// Wakes the task that fills it.
+    pub(crate) kick: Notify,
+}
+
+/// The sandboxes of a pool.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) policy: Policy,
+    /// Those that nobody has had, oldest first.
+    pub(crate) ready: VecDeque<Handle>,
+}
+
+/// The pool whose sandboxes come nearest to what is wanted, by its place, and how near.
+pub(crate) fn nearest(pools: &[Kept], wanted: &SandboxSpec) -> (usize, Fit) {
+    let fits = pools.iter().enumerate().map(|(at, kept)| (at, fit(&kept.spec, wanted)));
+    fits.max_by_key(|(_, fit)| *fit).unwrap_or((0, Fit::No))
+}
 
 /// How many are kept ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,21 +71,17 @@ impl Policy {
     pub(crate) fn calm(&mut self) {
         self.target = (self.target - (self.target - self.min).div_ceil(2)).max(self.min);
     }
-
-    pub(crate) fn is_on(&self) -> bool {
-        self.min > 0
-    }
 }
 
 /// Whether a ready sandbox of spec `ready` can become one of spec `wanted`; both name their template by its own name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fit {
     /// No: it must be built.
     No,
-    /// As it is.
-    Yes,
     /// After its limits are changed.
     WithLimits,
+    /// As it is.
+    Yes,
 }
 
 /// Environment and labels are the server's business, so they never stand in the way.

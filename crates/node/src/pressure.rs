@@ -173,7 +173,7 @@ pub(crate) async fn watch(inner: Arc<Inner>) {
         if now != before {
             let stats = inner.memory_watch.stats();
             tracing::warn!(?before, ?now, available = stats.available, stalled = ?stats.stalled, "memory of the host");
-            inner.pool_kick.notify_one();
+            inner.kick_pools();
         }
         if now != Pressure::None
             && let Some(locals) = &inner.locals

@@ -5,7 +5,7 @@ use crate::{
     ledger::SandboxV1,
     memory,
     node::{Inner, lock},
-    pool::{Action, Fit, fit},
+    pool::{Action, Fit, Pool, fit},
 };
 use csb_backends::{Held, disk};
 use csb_engine::{
@@ -322,8 +322,9 @@ pub(crate) async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
     }
     let unused = handle.execs().is_empty() && handle.phase() == Phase::Running;
     let mut state = inner.state();
-    if unused && state.policy.is_on() && fit(&handle.spec(), &inner.pool_spec) == Fit::Yes {
-        state.ready.push_back(handle);
+    let pool = inner.pools.iter().position(|kept| fit(&handle.spec(), &kept.spec) == Fit::Yes);
+    if unused && let Some(pool) = pool {
+        state.pools[pool].ready.push_back(handle);
         tracing::info!(sandbox = %id, "adopted a ready sandbox");
     } else {
         drop(state);
@@ -364,7 +365,7 @@ async fn reconnect(inner: &Arc<Inner>) -> Gone {
             match again.await {
                 Ok(gone) => {
                     tracing::warn!(attempt, pid = lock(&inner.warden).pid, "connected to a warden again");
-                    inner.pool_kick.notify_one();
+                    inner.kick_pools();
                     return gone;
                 }
                 Err(error) => {
@@ -407,14 +408,15 @@ pub(crate) async fn tidy(inner: Arc<Inner>) {
     }
 }
 
-/// Keeps the pool at its watermark, one at a time, at most half of the time, and not while somebody waits for a sandbox.
-pub(crate) async fn refill(inner: Arc<Inner>) {
+/// Keeps a pool at its watermark, one at a time, at most half of the time, and not while somebody waits for a sandbox.
+pub(crate) async fn refill(inner: Arc<Inner>, pool: usize) {
     let mut backoff = FIRST_PAUSE;
     loop {
         let action = {
             let state = inner.state();
-            match (inner.memory_watch.level(), state.ready.len() as u32) {
-                (Pressure::None, ready) => state.policy.next(ready),
+            let Pool { policy, ready } = &state.pools[pool];
+            match (inner.memory_watch.level(), ready.len() as u32) {
+                (Pressure::None, ready) => policy.next(ready),
                 // What nobody has is given up before anybody is refused.
                 (_, 0) => Action::Rest,
                 _ => Action::Shed,
@@ -427,28 +429,29 @@ pub(crate) async fn refill(inner: Arc<Inner>) {
                     sleep(Duration::from_millis(2)).await;
                 }
                 let begun = Instant::now();
-                match inner.build_ready().await {
+                match inner.build_ready(pool).await {
                     Ok(()) => {
                         backoff = FIRST_PAUSE;
                         sleep(begun.elapsed()).await;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "cannot build a sandbox for the pool");
+                        let kind = inner.pools[pool].spec.kind.name();
+                        tracing::error!(kind, %error, "cannot build a sandbox for the pool");
                         sleep(backoff).await;
                         backoff = (backoff * 2).min(MOST_BACKOFF);
                     }
                 }
             }
             Action::Shed => {
-                let surplus = inner.state().ready.pop_front();
+                let surplus = inner.state().pools[pool].ready.pop_front();
                 if let Some(handle) = surplus {
                     inner.abandon(handle);
                 }
             }
             Action::Rest => {
                 tokio::select! {
-                    () = inner.pool_kick.notified() => {}
-                    () = sleep(CALM) => inner.state().policy.calm(),
+                    () = inner.pools[pool].kick.notified() => {}
+                    () = sleep(CALM) => inner.state().pools[pool].policy.calm(),
                 }
             }
         }

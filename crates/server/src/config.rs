@@ -58,6 +58,8 @@ pub struct Config {
     pub token_ttl: Duration,
     pub pool_min: u32,
     pub pool_max: u32,
+    /// None: see [`Config::pool_kinds`].
+    pub pool_kinds: Vec<Kind>,
     pub default_template: String,
     pub aliases: BTreeMap<String, String>,
     pub docker: DockerSettings,
@@ -164,6 +166,15 @@ impl Sources {
 const CLIENT_ENV: [&str; 6] = ["CSB_SERVER", "CSB_API_KEY", "CSB_TOKEN", "CSB_USER", "CSB_CONFIG", "CSB_BIN"];
 
 impl Config {
+    /// Kinds of which sandboxes are kept ready.
+    pub(crate) fn pool_kinds(&self) -> Vec<Kind> {
+        match (self.pool_kinds.is_empty(), self.kind) {
+            (false, _) => self.pool_kinds.clone(),
+            (true, Kind::Local | Kind::Remote) => vec![Kind::Process],
+            (true, usual) => vec![usual],
+        }
+    }
+
     /// Reads all sources; a later one overrides an earlier one.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config = Self::blank();
@@ -221,6 +232,7 @@ impl Config {
             token_ttl: Duration::ZERO,
             pool_min: 0,
             pool_max: 0,
+            pool_kinds: vec![],
             default_template: String::new(),
             // The names under which the systems this one takes over from start their default sandbox.
             aliases: [("python-basic", "host"), ("python:3.11-slim", "host")]
@@ -421,6 +433,15 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("/home/u/.local/share/csb"));
         assert_eq!((config.pool_min, config.pool_max), (5, 50));
         assert_eq!(config.default_template, "host");
+        assert_eq!(config.pool_kinds(), [Kind::Process]);
+    }
+
+    #[test]
+    fn the_pool_is_of_the_usual_kind_unless_others_are_named() {
+        let kinds = |env: &[(&str, &str)]| load("", env, &[]).unwrap().pool_kinds();
+        assert_eq!(kinds(&[("SANDBOX_KIND", "docker")]), [Kind::Docker]);
+        assert_eq!(kinds(&[("SANDBOX_KIND", "local")]), [Kind::Process]);
+        assert_eq!(kinds(&[("POOL_KINDS", "oci, process,oci"), ("SANDBOX_KIND", "vfs")]), [Kind::Oci, Kind::Process]);
     }
 
     #[test]
@@ -441,6 +462,8 @@ mod tests {
             ("[pool]\nmin = -1", [("A", "")], "setting `pool.min`"),
             ("[pool]\nmin = 9\nmax = 1", [("A", "")], "pool.min = 9 is more than pool.max = 1"),
             ("x = [", [("A", "")], "not valid TOML"),
+            ("", [("POOL_KINDS", "vfs,locl")], "`locl` is none of `process`"),
+            ("", [("POOL_KINDS", "docker, remote")], "sandboxes of kind `remote` are not kept ready"),
             ("", [("POOL_MAX_SIZE", "many")], "setting `pool.max` (POOL_MAX_SIZE)"),
             ("", [("JWT_SECRET", "cloud-sandbox-secret")], "publicly known default"),
             ("", [("JWT_SECRET", "short")], "shorter than 32 bytes"),

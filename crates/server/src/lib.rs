@@ -24,7 +24,7 @@ use auth::{Authenticator, Jwt, SecretError, load_or_make, write_private};
 use csb_api::Role;
 use csb_backends::{Backend, Docker, Guests, K8s, Microvm, Oci};
 use csb_node::{Node, NodeConfig, NodeError, PoolConfig, WardenSource, WorkspaceConfig};
-use csb_types::{Kind, SandboxSpec};
+use csb_types::SandboxSpec;
 use db::{Db, DbError};
 use std::{
     fs::DirBuilder,
@@ -134,6 +134,28 @@ fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
     ])
 }
 
+/// Ends the sandboxes of a data directory that no warden holds: containers, machines, pods. No server may work there. Answers how many
+/// were ended, and what was refused, in words.
+pub async fn end_guests(config: &Config) -> Result<(u32, Vec<String>), ServeError> {
+    let (mut ended, mut refused) = (0, Vec::new());
+    for backend in backends(config)? {
+        let kind = backend.kind().name();
+        match backend.held().await {
+            Ok(held) => {
+                for one in held {
+                    drop(one.conn);
+                    match backend.release(&one.id).await {
+                        Ok(()) => ended += 1,
+                        Err(error) => refused.push(format!("{kind} {}: {error}", one.id)),
+                    }
+                }
+            }
+            Err(error) => refused.push(format!("{kind}: {error}")),
+        }
+    }
+    Ok((ended, refused))
+}
+
 /// Makes the data directory, for its owner only.
 fn make_data_dir(path: &Path) -> Result<(), ServeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -159,11 +181,7 @@ pub async fn serve(config: Config) -> Result<Running, ServeError> {
     let pool = PoolConfig {
         min: config.pool_min,
         max: config.pool_max,
-        spec: SandboxSpec {
-            template: config.default_template.clone(),
-            kind: if config.kind == Kind::K8s { Kind::K8s } else { Kind::default() },
-            ..SandboxSpec::default()
-        },
+        specs: config.pool_kinds().into_iter().map(|kind| SandboxSpec { kind, ..SandboxSpec::default() }).collect(),
     };
     // The node's lock on the data directory also keeps a second server away from the database.
     let node = Node::start(NodeConfig {

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -283,6 +284,70 @@ def test_what_is_released_leaves_nothing(own: Server, kind: dict[str, str], requ
     assert user("DELETE", f"/sandboxes/{sandbox}").status_code in (200, 204)
     assert left(own, engine) == []
     user.close()
+
+
+def test_a_removal_that_is_refused_is_tried_until_it_is_done(tmp_path: Path) -> None:
+    """A runtime that fails for a while, as one does on a host without descriptors or processes."""
+    if not (real := runtime("runc")):
+        pytest.skip("there is no runc: apt-get install runc")
+    broken = tmp_path / "broken"
+    wrapper = tmp_path / "runc"
+    wrapper.write_text(f'#!/bin/sh\n[ ! -e {broken} ] || {{ echo no room >&2; exit 1; }}\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    own = Server(POOL_MIN_SIZE="0", PATH=f"{tmp_path}:{PLACES}")
+    user = own.api()
+    try:
+        asked, died = (user.create(sandbox={"kind": "oci"}) for _ in range(2))
+        broken.touch()
+        refusal = user("DELETE", f"/sandboxes/{asked}")
+        assert refusal.status_code >= 500, refusal.text
+        # Of the other the first process is killed, and nobody asks for anything.
+        record = json.loads(Path(own.data_dir, "guests", died, "guest.json").read_text())
+        os.kill(record["pid"], signal.SIGKILL)
+        time.sleep(1)
+        assert left(own)
+        broken.unlink()
+        deadline = time.monotonic() + 20
+        while left(own) or user("GET", "/sandboxes").json()["items"]:
+            assert time.monotonic() < deadline, left(own)
+            time.sleep(0.1)
+    finally:
+        broken.unlink(missing_ok=True)
+        user.close()
+        own.stop()
+
+
+def test_containers_are_kept_ready_beside_other_kinds(kind: dict[str, str], request: pytest.FixtureRequest) -> None:
+    engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
+    settings = {"DOCKER_HOST": engine.host} if engine else {}
+    own = Server(POOL_KINDS=f"process,{kind['kind']}", POOL_MIN_SIZE="1", POOL_MAX_SIZE="1", **settings)
+
+    def filled() -> None:
+        deadline = time.monotonic() + 60
+        while (stats := user("GET", "/sandbox/stats").json()["pool"])["ready"] != 2:
+            assert time.monotonic() < deadline, stats
+            time.sleep(0.05)
+        assert (stats["min"], stats["max"]) == (2, 2)
+
+    user = own.api()
+    try:
+        filled()
+        # One that nobody has had is still there for the next server.
+        own.kill()
+        own.start()
+        filled()
+        for sandbox in ({"kind": "process"}, kind):
+            made = user("POST", "/sandboxes", json={"sandbox": sandbox}).json()
+            assert (made["kind"], made["started_by"]) == (sandbox["kind"], "claim")
+            assert user.run(made["sandbox_id"], "echo here")["stdout"] == "here\n"
+        filled()
+        other = user("POST", "/sandboxes", json={"sandbox": kind, "hostname": "other"}).json()
+        assert other["started_by"] == "cold"
+        for one in user("GET", "/sandboxes").json()["items"]:
+            user("DELETE", f"/sandboxes/{one['sandbox_id']}")
+    finally:
+        user.close()
+        own.stop()
 
 
 @pytest.mark.parametrize("pause", [0.05, 0.15, 0.3])

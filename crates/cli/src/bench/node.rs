@@ -27,7 +27,7 @@ async fn with_node<T>(kind: Kind, pool: u32, measure: impl AsyncFnOnce(&Arc<Node
     let config = NodeConfig {
         data_dir: dir.path().to_owned(),
         warden: WardenSource::Daemon,
-        pool: PoolConfig { min: pool, max: pool, spec: spec(kind) },
+        pool: PoolConfig { min: pool, max: pool, specs: vec![spec(kind)] },
         default_template: "host".into(),
         aliases: Default::default(),
         backends: vec![],

@@ -44,7 +44,7 @@ async fn node_with(host: &Host, pool: u32, spec: SandboxSpec) -> Arc<Node> {
     let config = NodeConfig {
         data_dir: host.dir.clone(),
         warden: WardenSource::Daemon,
-        pool: PoolConfig { min: pool, max: pool, spec },
+        pool: PoolConfig { min: pool, max: pool, specs: vec![spec] },
         default_template: "host".into(),
         aliases: Default::default(),
         backends: vec![],

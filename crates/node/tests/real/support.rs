@@ -66,7 +66,7 @@ impl Host {
         let config = NodeConfig {
             data_dir: self.dir.clone(),
             warden: WardenSource::Daemon,
-            pool: PoolConfig { min: pool, max: pool, spec: SandboxSpec::default() },
+            pool: PoolConfig { min: pool, max: pool, specs: vec![SandboxSpec::default()] },
             default_template: "host".into(),
             aliases: [("python:3".into(), "host".into())].into(),
             backends: vec![],

@@ -27,6 +27,12 @@ pub(super) struct Setting {
     pub set: fn(&mut Config, &str) -> Result<(), String>,
 }
 
+fn kind(text: &str) -> Result<Kind, String> {
+    let names = || Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == text.trim());
+    found.ok_or_else(|| format!("`{text}` is none of {}", names()))
+}
+
 fn number<T: FromStr + PartialOrd + Display>(text: &str, least: T, most: T) -> Result<T, String> {
     let value: Option<T> = text.trim().parse().ok().filter(|v| *v >= least && *v <= most);
     value.ok_or_else(|| format!("`{text}` is not a whole number from {least} to {most}"))
@@ -178,6 +184,26 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "pool.kinds",
+        env: "POOL_KINDS",
+        default: "",
+        absent: "`sandbox.kind`, or `process` where that has no pool",
+        about: "Kinds of which sandboxes are kept ready, of each as many, separated by commas; all but `local`, which has no process until it is used, and `remote`, whose server has pools",
+        set: |c, text| {
+            c.pool_kinds.clear();
+            for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+                let kind = kind(word)?;
+                if matches!(kind, Kind::Local | Kind::Remote) {
+                    return Err(format!("sandboxes of kind `{word}` are not kept ready"));
+                }
+                if !c.pool_kinds.contains(&kind) {
+                    c.pool_kinds.push(kind);
+                }
+            }
+            Ok(())
+        },
+    },
+    Setting {
         key: "templates.default",
         env: "SANDBOX_IMAGE",
         default: "host",
@@ -195,9 +221,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         absent: "",
         about: "Kind of sandbox where a request names none",
         set: |c, text| {
-            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text.trim());
-            let names = || Kind::ALL.map(|kind| format!("`{}`", kind.name())).join(", ");
-            c.kind = kind.ok_or_else(|| format!("`{text}` is none of {}", names()))?;
+            c.kind = kind(text)?;
             Ok(())
         },
     },
