@@ -8,7 +8,7 @@ mod settings;
 pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
-use csb_backends::{DockerSettings, K8sSettings, MicrovmSettings};
+use csb_backends::{Accelerator, DockerSettings, K8sSettings, MicrovmSettings, Vmm};
 use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
@@ -282,6 +282,11 @@ impl Config {
         if self.database.as_os_str().is_empty() {
             self.database = self.data_dir.join("state.db");
         }
+        if self.microvm.vmm == Vmm::Firecracker && self.microvm.accelerator == Accelerator::Tcg {
+            return Err(ConfigError::Together(
+                "microvm.vmm = \"firecracker\" needs KVM, and microvm.accelerator = \"tcg\" forbids it".into(),
+            ));
+        }
         if self.pool_min > self.pool_max {
             return Err(ConfigError::Together(format!(
                 "pool.min = {} is more than pool.max = {}",
@@ -441,6 +446,8 @@ mod tests {
             ("[pool]\nmin = -1", [("A", "")], "setting `pool.min`"),
             ("[pool]\nmin = 9\nmax = 1", [("A", "")], "pool.min = 9 is more than pool.max = 1"),
             ("x = [", [("A", "")], "not valid TOML"),
+            ("[microvm]\nvmm = \"xen\"", [("A", "")], "it is `qemu` or `firecracker`"),
+            ("[microvm]\nvmm = \"firecracker\"\naccelerator = \"tcg\"", [("A", "")], "needs KVM"),
             ("", [("POOL_MAX_SIZE", "many")], "setting `pool.max` (POOL_MAX_SIZE)"),
             ("", [("JWT_SECRET", "cloud-sandbox-secret")], "publicly known default"),
             ("", [("JWT_SECRET", "short")], "shorter than 32 bytes"),

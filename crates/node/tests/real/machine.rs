@@ -45,7 +45,8 @@ fn settings() -> Option<MicrovmSettings> {
         eprintln!("left out: {}", String::from_utf8_lossy(&got.stderr).trim());
         None
     })?;
-    Some(MicrovmSettings { qemu, kernel: Some(kernel), accelerator: Accelerator::Tcg, memory: 256 << 20 })
+    let kernel = Some(kernel);
+    Some(MicrovmSettings { qemu, kernel, accelerator: Accelerator::Tcg, memory: 256 << 20, ..Default::default() })
 }
 
 fn spec() -> SandboxSpec {
