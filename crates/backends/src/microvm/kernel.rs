@@ -89,8 +89,17 @@ fn modules(image: &Path) -> io::Result<Vec<PathBuf>> {
     let place = places.into_iter().chain([beside.join("modules")]).find(|place| place.is_dir());
     let mut found = vec![None; MODULES.len()];
     if let Some(place) = place {
-        let drivers =
-            ["drivers/virtio", "drivers/char", "drivers/block", "drivers/char/hw_random", "net/vmw_vsock", "fs/erofs", "fs/overlayfs", "lib", ""];
+        let drivers = [
+            "drivers/virtio",
+            "drivers/char",
+            "drivers/block",
+            "drivers/char/hw_random",
+            "net/vmw_vsock",
+            "fs/erofs",
+            "fs/overlayfs",
+            "lib",
+            "",
+        ];
         for directory in drivers.iter().flat_map(|part| [place.join("kernel").join(part), place.join(part)]) {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
                 let name = entry.file_name();

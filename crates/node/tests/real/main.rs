@@ -3,6 +3,7 @@
 mod execs;
 mod faults;
 mod files;
+mod firecracker;
 mod hardened;
 mod lifecycle;
 mod local;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         execs::trials(),
         faults::trials(),
         files::trials(),
+        firecracker::trials(),
         hardened::trials(),
         lifecycle::trials(),
         local::trials(),

@@ -1,12 +1,7 @@
 //! VMMs that a host has to survive: what is written in a file `behaviour` beside the program, as `WORD PATH`, happens when that path
 //! is asked for.
 
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::net::UnixStream,
-    path::Path,
-};
+use std::{fs, io, io::Write, os::unix::net::UnixStream, path::Path};
 
 /// Name of the file.
 pub const FILE: &str = "behaviour";
