@@ -5,13 +5,15 @@
 //! at `InstanceStart` QEMU, under software emulation, starts the machine that it was told of, and `vhost-device-vsock` joins the
 //! machine's vsock to a Unix socket as Firecracker does. So the guest and all that is said to it are real.
 //!
-//! What is not there: Firecracker's own devices, its filter of system calls, KVM, and snapshots of a machine (QEMU cannot save one
-//! with a vhost-user device). [`behaviour`] makes it one of the VMMs that a host has to survive.
+//! What is not there: Firecracker's own devices, its filter of system calls, KVM, and a snapshot of a machine with a vsock: QEMU cannot
+//! save one with a vhost-user device, so `ports.rs` offers serial ports instead. [`behaviour`] says that, or makes it one of the VMMs
+//! that a host has to survive.
 
 pub mod behaviour;
 pub mod facts;
 mod http;
 mod machine;
+mod ports;
 
 use behaviour::Behaviour;
 use facts::{Phase, refusal};
@@ -84,7 +86,8 @@ impl Vmm {
                 return Ok(json!({ "app_name": "Firecracker", "id": "csb", "state": state, "vmm_version": "1.16.0" }));
             }
             ("PUT", "/actions") => {
-                self.machine = Some(Machine::start(&self.parts, &self.beside)?);
+                let serial = self.behaviour == Behaviour::Serial;
+                self.machine = Some(Machine::start(&self.parts, &self.beside, serial, None)?);
                 self.phase = Phase::Running;
             }
             ("PATCH", "/vm") => {
@@ -94,8 +97,22 @@ impl Vmm {
                 }
                 self.phase = if paused { Phase::Paused } else { Phase::Running };
             }
-            ("PUT", "/snapshot/create" | "/snapshot/load") => {
-                return Err(io::Error::other("this stand-in saves no machine"));
+            ("PUT", "/snapshot/create") => {
+                self.machine.iter_mut().try_for_each(|machine| machine.save(&self.parts, &body))?;
+            }
+            ("PUT", "/snapshot/load") => {
+                if !self.parts.is_empty() {
+                    return Err(io::Error::other("Loading a microVM snapshot not allowed after configuring it."));
+                }
+                self.parts = machine::saved(&body)?;
+                let memory = body["mem_backend"]["backend_path"].as_str();
+                let mut machine = Machine::start(&self.parts, &self.beside, true, memory)?;
+                let goes_on = body["resume_vm"] == true;
+                if goes_on {
+                    machine.pause(false)?;
+                }
+                self.machine = Some(machine);
+                self.phase = if goes_on { Phase::Running } else { Phase::Paused };
             }
             _ => self.parts.take(&request.path, body)?,
         }

@@ -169,16 +169,12 @@ fn for_qemu(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> VmmPlan 
 fn for_firecracker(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> io::Result<VmmPlan> {
     let disks = machine.drives.iter().enumerate();
     plan.files = disks.map(|(at, drive)| (drive.image.clone(), firecracker::disk(at), drive.writable)).collect();
-    match &machine.state {
-        Some(state) => {
-            let loaded = state.iter().zip(firecracker::LOADED);
-            plan.files.extend(loaded.map(|(path, name)| (path.clone(), name.to_owned(), false)));
-        }
-        None => plan.files.extend([
-            (machine.kernel.clone(), firecracker::KERNEL.into(), false),
-            (machine.initramfs.clone(), INITRAMFS.into(), false),
-        ]),
-    }
+    plan.files.extend([
+        (machine.kernel.clone(), firecracker::KERNEL.into(), false),
+        (machine.initramfs.clone(), INITRAMFS.into(), false),
+    ]);
+    let loaded = machine.state.iter().flatten().zip(firecracker::LOADED);
+    plan.files.extend(loaded.map(|(path, name)| (path.clone(), name.to_owned(), false)));
     for name in firecracker::SAVED {
         let path = place.own.join(name);
         drop(super::snapshot::new(&path)?);

@@ -3,7 +3,7 @@
 
 use crate::{
     hardened::template,
-    machine::{left, said, settings, spec, vmm_of},
+    machine::{gone_on, left, said, settings, spec, vmm_of},
     support::{Host, trial},
 };
 use csb_backends::{Accelerator, Backend, BackendError, Guests, Microvm, MicrovmSettings, Vmm};
@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
     let possible = rustix::process::geteuid().is_root() && cfg!(target_arch = "x86_64");
     let all = vec![
         trial("a_machine_of_firecracker_does_what_others_do", whole),
+        trial("a_machine_of_firecracker_is_written_down_and_gone_on_from", forked),
         trial("what_firecracker_lacks_is_named_and_nothing_is_left", missing),
         trial("a_firecracker_that_misbehaves_leaves_nothing", hostile),
     ];
@@ -93,6 +94,9 @@ async fn whole(host: Host) {
     assert!(used.memory > 0 && used.cpu_usec > 0, "{used:?}");
     machines.set_limits(&id, Limits { memory: 96 << 20, ..spec().limits }).await.unwrap();
     machines.freeze(&id, true).await.unwrap();
+    machines.freeze(&id, false).await.unwrap();
+    assert_eq!(said(&conn, "cat /dev/shm/m"), "in memory\n");
+    machines.freeze(&id, true).await.unwrap();
     // Another server finds it as it is.
     drop(conn);
     drop(machines);
@@ -113,10 +117,18 @@ async fn whole(host: Host) {
     assert!(!snapshot.exists());
     assert_eq!(said(&conn, "cat f"), "on disk\n");
 
-    // A guest that is told to listen to nobody but its host: the sandbox does not get a socket of that kind.
     machines.release(&id).await.unwrap();
     assert!(!root.exists());
     assert_eq!(left(&host), [] as [PathBuf; 0]);
+}
+
+async fn forked(host: Host) {
+    let Some((tree, settings)) = stand_in(&host) else { return };
+    if complete(&tree, &settings) {
+        // QEMU saves no machine with the vsock that it has here.
+        fs::write(tree.join("bin").join(behaviour::FILE), behaviour::SERIAL).unwrap();
+        gone_on(&host, settings).await;
+    }
 }
 
 async fn missing(host: Host) {

@@ -164,8 +164,14 @@ pub fn said(conn: &Conn, line: &str) -> String {
 }
 
 async fn forked(host: Host) {
-    let Some(settings) = settings() else { return };
-    template(&host);
+    if let Some(settings) = settings() {
+        gone_on(&host, settings).await;
+    }
+}
+
+/// A machine, its snapshot and what goes on from there, whichever VMM runs it.
+pub async fn gone_on(host: &Host, settings: MicrovmSettings) {
+    template(host);
     let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings);
     let id = SandboxId::random();
     let first = machines.create(&id, &spec()).await.unwrap();
@@ -193,8 +199,8 @@ async fn forked(host: Host) {
     for id in others.iter().chain(&child).chain([&id]) {
         machines.release(id).await.unwrap();
     }
-    assert_eq!(left(&host), [] as [PathBuf; 0]);
+    assert_eq!(left(host), [] as [PathBuf; 0]);
     let error = machines.restore(&id, Path::new("/nowhere")).await.unwrap_err();
     assert!(error.to_string().contains("snapshot"), "{error}");
-    assert_eq!(left(&host), [] as [PathBuf; 0]);
+    assert_eq!(left(host), [] as [PathBuf; 0]);
 }

@@ -1,10 +1,12 @@
 //! VMMs that a host has to survive: what is written in a file `behaviour` beside the program, as `WORD PATH`, happens when that path
-//! is asked for.
+//! is asked for; or [`SERIAL`].
 
 use std::{fs, io, io::Write, os::unix::net::UnixStream, path::Path};
 
 /// Name of the file.
 pub const FILE: &str = "behaviour";
+/// In the file, for a machine that can be saved.
+pub const SERIAL: &str = "serial";
 /// What a refusal says: more than is shown, and characters that a terminal would obey.
 pub const FAULT: &str = "it is\n\u{1b}[31mred";
 
@@ -12,6 +14,8 @@ pub const FAULT: &str = "it is\n\u{1b}[31mred";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Behaviour {
     Good,
+    /// As good, with serial ports for vsock: see `ports.rs`.
+    Serial,
     /// It ends.
     Dies(String),
     /// Its answer goes on for as long as somebody reads.
@@ -23,6 +27,9 @@ pub(super) enum Behaviour {
 impl Behaviour {
     pub(super) fn read(beside: &Path) -> io::Result<Self> {
         let Ok(text) = fs::read_to_string(beside.join(FILE)) else { return Ok(Self::Good) };
+        if text.trim() == SERIAL {
+            return Ok(Self::Serial);
+        }
         match text.trim().split_once(' ') {
             Some(("dies", path)) => Ok(Self::Dies(path.into())),
             Some(("endless", path)) => Ok(Self::Endless(path.into())),
