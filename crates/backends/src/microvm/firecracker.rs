@@ -89,3 +89,102 @@ pub(super) fn save() -> Request {
     let files = json!({ "snapshot_type": "Full", "snapshot_path": own(SAVED[0]), "mem_file_path": own(SAVED[1]) });
     Request::put("/snapshot/create", files).long()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::Drive;
+    use super::*;
+    use csb_testkit::firecracker::facts::{Phase, refusal};
+    use firepilot_models::models;
+    use serde::{Serialize, de::DeserializeOwned};
+    use serde_json::Value;
+
+    fn machine(state: bool) -> Machine {
+        let drive = |name: &str, writable| Drive { image: name.into(), writable };
+        Machine {
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            cpus: 2,
+            memory: 1 << 30,
+            drives: vec![drive("plan", false), drive("layer", false), drive("upper", true)],
+            kvm: true,
+            tsc_khz: Some(1),
+            state: state.then(|| vec!["/s".into(), "/m".into()]),
+        }
+    }
+
+    /// All that is ever asked, and where the VMM is then.
+    fn all() -> Vec<(Phase, Request)> {
+        let mut all: Vec<_> = begin(&machine(false)).into_iter().map(|request| (Phase::Before, request)).collect();
+        all.extend(begin(&machine(true)).into_iter().map(|request| (Phase::Before, request)));
+        all.extend([
+            (Phase::Running, pause(true)),
+            (Phase::Paused, save()),
+            (Phase::Paused, pause(false)),
+            (Phase::Before, describe()),
+            (Phase::Paused, describe()),
+        ]);
+        all
+    }
+
+    #[test]
+    fn every_request_is_one_that_firecracker_takes() {
+        for (phase, Request { method, path, body, .. }) in all() {
+            assert_eq!(refusal(phase, method, &path, body.as_ref()), None, "{method} {path}");
+        }
+        // Which it would not do for any.
+        let mut odd = pause(true);
+        odd.body = Some(json!({ "state": "Paused", "now": true }));
+        assert!(refusal(Phase::Running, odd.method, &odd.path, odd.body.as_ref()).is_some());
+        assert!(refusal(Phase::Before, "PATCH", "/vm", pause(true).body.as_ref()).is_some());
+        assert!(refusal(Phase::Running, "PUT", "/snapshot/create", save().body.as_ref()).is_some());
+    }
+
+    /// What a generated model takes and gives back is what its description has: a field that it does not know is lost.
+    fn is<M: Serialize + DeserializeOwned>(body: &Value) {
+        let model: M = serde_json::from_value(body.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&model).unwrap(), *body);
+    }
+
+    #[test]
+    fn bodies_are_what_models_of_its_published_description_have() {
+        let mut later = vec![];
+        for (_, Request { path, body, .. }) in all() {
+            let Some(mut body) = body else { continue };
+            match path.as_str() {
+                "/machine-config" => is::<models::MachineConfiguration>(&body),
+                "/boot-source" => is::<models::BootSource>(&body),
+                "/vsock" => is::<models::Vsock>(&body),
+                "/actions" => is::<models::InstanceActionInfo>(&body),
+                "/vm" => is::<models::Vm>(&body),
+                "/snapshot/create" => is::<models::SnapshotCreateParams>(&body),
+                "/snapshot/load" => is::<models::SnapshotLoadParams>(&body),
+                "/balloon" => {
+                    later.extend(body.as_object_mut().unwrap().remove("free_page_reporting"));
+                    is::<models::Balloon>(&body);
+                }
+                "/entropy" => later.push(body),
+                drive => {
+                    assert!(drive.starts_with("/drives/"), "{drive}");
+                    is::<models::Drive>(&body);
+                }
+            }
+        }
+        assert_eq!(later, [json!({}), json!(true)], "what came after version 1.3");
+    }
+
+    #[test]
+    fn a_machine_has_no_network_and_its_disks_are_what_they_were() {
+        let asked = begin(&machine(false));
+        assert!(!asked.iter().any(|request| ["network", "mmds"].iter().any(|word| request.path.contains(word))));
+        let read_only: Vec<_> = asked
+            .iter()
+            .filter(|request| request.path.starts_with("/drives/"))
+            .map(|request| request.body.as_ref().unwrap()["is_read_only"].clone())
+            .collect();
+        assert_eq!(read_only, [true, true, false]);
+        // Nothing is changed while it runs, and nothing is weaker than Firecracker's default.
+        assert_eq!(asked.last().unwrap().path, "/actions");
+        assert!(!arguments().iter().any(|word| word.contains("seccomp")));
+    }
+}
