@@ -636,7 +636,9 @@ impl Backend for Microvm {
     }
 
     fn note(&self) -> Option<String> {
-        self.shared.accelerator.get().map(ToString::to_string)
+        let found = self.shared.accelerator.get()?;
+        // Where there are no machines at all, the reason is told instead.
+        usable(&self.shared.settings, found).ok().map(|_| found.to_string())
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -53,7 +53,12 @@ impl Monitor {
     pub(super) fn is_paused(&mut self) -> io::Result<bool> {
         match self {
             Self::Qemu(qmp) => Ok(qmp.status()? == "paused"),
-            Self::Firecracker(seat) => Ok(api::ask(seat, &firecracker::describe())?["state"] == "Paused"),
+            Self::Firecracker(seat) => match api::ask(seat, &firecracker::describe())?["state"].as_str() {
+                Some("Paused") => Ok(true),
+                Some("Running") => Ok(false),
+                // A server that died before it had told all.
+                _ => Err(io::Error::other("its machine was never started")),
+            },
         }
     }
 

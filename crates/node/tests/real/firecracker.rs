@@ -23,6 +23,7 @@ pub fn trials() -> Vec<Trial> {
     let all = vec![
         trial("a_machine_of_firecracker_does_what_others_do", whole),
         trial("a_machine_of_firecracker_is_written_down_and_gone_on_from", forked),
+        trial("a_machine_that_is_given_up_leaves_nothing", given_up),
         trial("what_firecracker_lacks_is_named_and_nothing_is_left", missing),
         trial("a_firecracker_that_misbehaves_leaves_nothing", hostile),
     ];
@@ -42,32 +43,36 @@ fn stand_in(host: &Host) -> Option<(PathBuf, MicrovmSettings)> {
     Some((tree, settings))
 }
 
-/// Adds what runs a machine: QEMU with its firmware, and what joins vsock to a socket.
-fn complete(tree: &Path, settings: &MicrovmSettings) -> bool {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| here.join("target"), PathBuf::from);
-    let got = Command::new(here.join("scripts/vsock.sh")).arg(target.join("vsock")).output().unwrap();
-    let said = String::from_utf8_lossy(&got.stdout).trim().to_owned();
-    if !got.status.success() {
-        eprintln!("left out: {}", String::from_utf8_lossy(&got.stderr).trim());
-        assert!(std::env::var_os("CSB_FULL").is_none(), "it is not left out of a full run");
-        return false;
-    }
-    fs::copy(said, tree.join("bin/vhost-device-vsock")).unwrap();
+/// Adds what runs a machine: QEMU with its firmware.
+fn with_qemu(tree: &Path, settings: &MicrovmSettings) {
     fs::copy(&settings.qemu, tree.join("bin/qemu-system-x86_64")).unwrap();
     fs::create_dir_all(tree.join("share/qemu")).unwrap();
     let firmware = settings.qemu.parent().unwrap().join("../share/qemu");
     for entry in fs::read_dir(firmware).unwrap().flatten().filter(|entry| entry.path().is_file()) {
         fs::copy(entry.path(), tree.join("share/qemu").join(entry.file_name())).unwrap();
     }
+}
+
+/// Adds what joins a machine's vsock to a socket, where that is to be had.
+fn with_vsock(tree: &Path) -> bool {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| here.join("target"), PathBuf::from);
+    let got = Command::new(here.join("scripts/vsock.sh")).arg(target.join("vsock")).output().unwrap();
+    if !got.status.success() {
+        eprintln!("left out: {}", String::from_utf8_lossy(&got.stderr).trim());
+        assert!(std::env::var_os("CSB_FULL").is_none(), "it is not left out of a full run");
+        return false;
+    }
+    fs::copy(String::from_utf8_lossy(&got.stdout).trim(), tree.join("bin/vhost-device-vsock")).unwrap();
     true
 }
 
 async fn whole(host: Host) {
     let Some((tree, settings)) = stand_in(&host) else { return };
-    if !complete(&tree, &settings) {
+    if !with_vsock(&tree) {
         return;
     }
+    with_qemu(&tree, &settings);
     template(&host);
     let id = SandboxId::random();
     let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings.clone());
@@ -97,10 +102,10 @@ async fn whole(host: Host) {
     machines.freeze(&id, false).await.unwrap();
     assert_eq!(said(&conn, "cat /dev/shm/m"), "in memory\n");
     machines.freeze(&id, true).await.unwrap();
-    // Another server finds it as it is.
+    // Another server finds it as it is, whatever runs new ones there.
     drop(conn);
     drop(machines);
-    let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings.clone());
+    let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), MicrovmSettings { vmm: Vmm::Qemu, ..settings });
     let mut held = machines.held().await.unwrap();
     assert_eq!(held.len(), 1);
     assert!(held[0].frozen);
@@ -117,18 +122,51 @@ async fn whole(host: Host) {
     assert!(!snapshot.exists());
     assert_eq!(said(&conn, "cat f"), "on disk\n");
 
+    // A VMM that dies takes its sandbox along.
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while let Ok(Some(_)) = conn.recv() {}
+    assert!(machines.usage(&id).await.is_err());
     machines.release(&id).await.unwrap();
     assert!(!root.exists());
     assert_eq!(left(&host), [] as [PathBuf; 0]);
 }
 
+/// While its VMM does not answer.
+async fn given_up(host: Host) {
+    let Some((tree, settings)) = stand_in(&host) else { return };
+    template(&host);
+    fs::write(tree.join("bin").join(behaviour::FILE), "waits /vsock").unwrap();
+    let id = SandboxId::random();
+    let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings);
+    let asked = spec();
+    tokio::select! {
+        made = machines.create(&id, &asked) => panic!("{made:?}"),
+        () = begun(&host, &id) => {}
+    }
+    let root = PathBuf::from(format!("/proc/{}/root", vmm_of(&host, &id)));
+    let end = Instant::now() + Duration::from_secs(15);
+    while !left(&host).is_empty() && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(left(&host), [] as [PathBuf; 0]);
+    assert!(!root.exists());
+}
+
+/// Until there is a VMM.
+async fn begun(host: &Host, id: &SandboxId) {
+    let record = host.dir.join(format!("guests/{id}/guest.json"));
+    while !fs::read_to_string(&record).is_ok_and(|text| !text.contains("\"pid\":0")) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn forked(host: Host) {
     let Some((tree, settings)) = stand_in(&host) else { return };
-    if complete(&tree, &settings) {
-        // QEMU saves no machine with the vsock that it has here.
-        fs::write(tree.join("bin").join(behaviour::FILE), behaviour::SERIAL).unwrap();
-        gone_on(&host, settings).await;
-    }
+    with_qemu(&tree, &settings);
+    // QEMU saves no machine with the vsock that it has here.
+    fs::write(tree.join("bin").join(behaviour::FILE), behaviour::SERIAL).unwrap();
+    gone_on(&host, settings).await;
 }
 
 async fn missing(host: Host) {

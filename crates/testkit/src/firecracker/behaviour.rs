@@ -20,6 +20,8 @@ pub(super) enum Behaviour {
     Dies(String),
     /// Its answer goes on for as long as somebody reads.
     Endless(String),
+    /// It never answers.
+    Waits(String),
     /// It refuses, in many words.
     Refuses(String),
 }
@@ -33,6 +35,7 @@ impl Behaviour {
         match text.trim().split_once(' ') {
             Some(("dies", path)) => Ok(Self::Dies(path.into())),
             Some(("endless", path)) => Ok(Self::Endless(path.into())),
+            Some(("waits", path)) => Ok(Self::Waits(path.into())),
             Some(("refuses", path)) => Ok(Self::Refuses(path.into())),
             _ => Err(io::Error::other(format!("no behaviour `{text}`"))),
         }
@@ -51,6 +54,9 @@ impl Behaviour {
                     stream.write_all(&[b'x'; 4096])?;
                 }
             }
+            Self::Waits(path) if path == asked => loop {
+                std::thread::park();
+            },
             Self::Refuses(path) if path == asked => {
                 let fault = serde_json::json!({ "fault_message": format!("{FAULT}{}", "!".repeat(5000)) });
                 super::http::answer(stream, 400, Some(&fault))?;
