@@ -4,6 +4,7 @@
 use crate::{
     hardened::template,
     machine::{gone_on, left, said, settings, spec, vmm_of},
+    roles,
     support::{Host, trial},
 };
 use csb_backends::{Accelerator, Backend, BackendError, Guests, Microvm, MicrovmSettings, Vmm};
@@ -13,6 +14,7 @@ use csb_types::{Limits, SandboxId};
 use libtest_mimic::Trial;
 use std::{
     fs,
+    io::BufRead,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -23,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
     let all = vec![
         trial("a_machine_of_firecracker_does_what_others_do", whole),
         trial("a_machine_of_firecracker_is_written_down_and_gone_on_from", forked),
+        trial("a_machine_that_a_killed_server_had_not_told_all_of_is_removed", half_told),
         trial("a_machine_that_is_given_up_leaves_nothing", given_up),
         trial("what_firecracker_lacks_is_named_and_nothing_is_left", missing),
         trial("a_firecracker_that_misbehaves_leaves_nothing", hostile),
@@ -151,6 +154,36 @@ async fn given_up(host: Host) {
     }
     assert_eq!(left(&host), [] as [PathBuf; 0]);
     assert!(!root.exists());
+}
+
+/// By the next server, where the one that began to make it was killed meanwhile.
+async fn half_told(host: Host) {
+    let Some((tree, _)) = stand_in(&host) else { return };
+    template(&host);
+    fs::write(tree.join("bin").join(behaviour::FILE), "waits /vsock").unwrap();
+    let mut server = roles::spawn("half-a-machine", &host.dir);
+    let mut line = String::new();
+    std::io::BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let id: SandboxId = line.trim().parse().unwrap();
+    begun(&host, &id).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let root = PathBuf::from(format!("/proc/{}/root", vmm_of(&host, &id)));
+    assert!(root.exists(), "the VMM outlives the server");
+    let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), MicrovmSettings::default());
+    assert_eq!(machines.held().await.unwrap().len(), 0);
+    assert!(!root.exists());
+    assert_eq!(left(&host), [] as [PathBuf; 0]);
+}
+
+/// The server that is killed: it says what it makes, and makes it.
+pub async fn begin(dir: &Path) {
+    let host = Host { dir: dir.to_owned() };
+    let Some((_, settings)) = stand_in(&host) else { return };
+    let machines = Microvm::new(Guests::lasting(dir).unwrap(), settings);
+    let id = SandboxId::random();
+    println!("{id}");
+    drop(machines.create(&id, &spec()).await);
 }
 
 /// Until there is a VMM.

@@ -20,7 +20,7 @@ pub(super) enum Behaviour {
     Dies(String),
     /// Its answer goes on for as long as somebody reads.
     Endless(String),
-    /// It never answers.
+    /// It never answers, but to others.
     Waits(String),
     /// It refuses, in many words.
     Refuses(String),
@@ -54,9 +54,11 @@ impl Behaviour {
                     stream.write_all(&[b'x'; 4096])?;
                 }
             }
-            Self::Waits(path) if path == asked => loop {
-                std::thread::park();
-            },
+            Self::Waits(path) if path == asked => {
+                // Open for as long as this process lives.
+                std::mem::forget(stream.try_clone()?);
+                Ok(true)
+            }
             Self::Refuses(path) if path == asked => {
                 let fault = serde_json::json!({ "fault_message": format!("{FAULT}{}", "!".repeat(5000)) });
                 super::http::answer(stream, 400, Some(&fault))?;
