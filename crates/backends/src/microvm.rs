@@ -1,5 +1,5 @@
-//! Kind `microvm`: a virtual machine for each sandbox, run by QEMU or Firecracker, with a kernel of the operator's choice and our own program as its
-//! first one. The template's files are images of their own (as for kind `hardened`) on virtual disks.
+//! Kind `microvm`: a virtual machine for each sandbox, run by QEMU or Firecracker, with a kernel of the operator's choice and our own
+//! program as its first one. The template's files are images of their own (as for kind `hardened`) on virtual disks.
 //!
 //! Nothing but bytes passes between a machine and its host: a stream of the init's frames, lines of JSON of pid 1, and what the
 //! VMM is asked (`monitor.rs`).
@@ -17,6 +17,7 @@ mod machine;
 mod monitor;
 mod qemu;
 mod qmp;
+mod ready;
 mod seat;
 mod settings;
 mod snapshot;
@@ -24,6 +25,7 @@ mod socket;
 mod vmm;
 
 pub use accelerator::Accelerator;
+pub use ready::Examined;
 pub use settings::{MicrovmSettings, Vmm};
 
 use crate::{
@@ -34,17 +36,16 @@ use crate::{
     undo::{self, Release},
 };
 use accelerator::Found;
-use boot::Boot;
 use control::Control;
 use csb_engine::{Doing, Keeper, warden::WardenError};
 use csb_image::Private;
 use csb_sys::{cgroup::Group, packet::Conn};
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
-use kernel::Kernel;
 use links::{Link, Links};
 use machine::{Drive, Machine};
 use monitor::Monitor;
+use ready::{Parts, usable};
 use seat::Seat;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,15 +83,6 @@ struct Shared {
     links: Links,
 }
 
-/// What is needed to start any machine.
-struct Parts {
-    vmm: Vmm,
-    program: PathBuf,
-    boot: Boot,
-    kvm: bool,
-    tsc_khz: Option<u64>,
-}
-
 /// What is kept of a machine beside its record.
 #[derive(Debug, Serialize, Deserialize)]
 struct MachineV1 {
@@ -105,65 +97,6 @@ impl Microvm {
         let (accelerator, tsc_khz) = (OnceCell::new(), OnceCell::new());
         let shared = Shared { guests, settings, accelerator, tsc_khz, links: Links::default() };
         Self { shared: Arc::new(shared) }
-    }
-}
-
-/// What a machine is started from, the kernel it was found as included.
-fn parts(settings: &MicrovmSettings, data_dir: &Path) -> Result<(PathBuf, Kernel, Boot), BackendError> {
-    let named = settings.program(settings.vmm);
-    let program = vmm::find(named).ok_or_else(|| BackendError::NotFound {
-        what: format!("the VMM `{}`", named.display()),
-        hint: settings.vmm.hint().into(),
-    })?;
-    let kernel = Kernel::find(settings.kernel.as_deref())?;
-    let mut boot = Boot::ensure(data_dir, &kernel).map_err(failed("make the machine's first file system"))?;
-    if settings.vmm == Vmm::Firecracker {
-        boot = boot.unpacked().map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => BackendError::NotFound {
-                what: format!("a kernel that Firecracker starts, in `{}` ({error})", kernel.image.display()),
-                hint: "install Debian's `linux-image-cloud-amd64` of Linux 6.12 or later, or name an ELF file (`vmlinux`) \
-                       in the setting `microvm.kernel`"
-                    .into(),
-            },
-            _ => failed("unpack the kernel")(error),
-        })?;
-    }
-    Ok((program, kernel, boot))
-}
-
-/// Whether machines can run on what was found; whether that is KVM.
-fn usable(settings: &MicrovmSettings, found: &Found) -> Result<bool, BackendError> {
-    match (found, settings.vmm, settings.accelerator) {
-        (Found::Kvm, ..) => Ok(true),
-        (Found::Tcg { why }, _, Accelerator::Kvm) => Err(BackendError::Unsupported(format!(
-            "sandbox kind `microvm` with KVM (setting `microvm.accelerator`): {why}"
-        ))),
-        (Found::Tcg { why }, Vmm::Firecracker, Accelerator::Auto) => Err(BackendError::Unsupported(format!(
-            "sandbox kind `microvm` with Firecracker (setting `microvm.vmm`), which needs KVM: {why}"
-        ))),
-        // Firecracker itself refuses to start without it.
-        (Found::Tcg { .. }, ..) => Ok(false),
-    }
-}
-
-/// What machines would run on here, tried in a directory that is for nothing else. For whoever asks about a host, without a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Examined {
-    /// Whether KVM runs guests.
-    pub kvm: bool,
-    /// The VMM, the kernel, and what machines run on, in words.
-    pub text: String,
-}
-
-impl Microvm {
-    /// See [`Examined`]. Waits.
-    pub fn examine(settings: &MicrovmSettings, directory: &Path) -> Result<Examined, BackendError> {
-        let (program, kernel, boot) = parts(settings, directory)?;
-        let node = format!("try-{}", std::process::id());
-        let found = accelerator::find(settings.accelerator, (settings.vmm, &program), &boot, directory, &node);
-        vmm::remove_groups(&node);
-        let text = format!("{}, {}, {found}", program.display(), kernel.image.display());
-        Ok(Examined { kvm: usable(settings, &found)?, text })
     }
 }
 
@@ -225,49 +158,6 @@ fn reached(seat: &Seat) -> io::Result<UnixStream> {
 }
 
 impl Shared {
-    /// Finds what a machine needs, and says what is missing.
-    async fn ready(&self) -> Result<Parts, BackendError> {
-        if !cfg!(target_arch = "x86_64") {
-            return Err(BackendError::Unsupported(
-                "sandbox kind `microvm` on this processor: it is made for x86_64".into(),
-            ));
-        }
-        if !rustix::process::geteuid().is_root() {
-            let what = "sandbox kind `microvm` for an ordinary user: the server needs root";
-            return Err(BackendError::Unsupported(what.into()));
-        }
-        let (settings, data_dir) = (self.settings.clone(), self.guests.data_dir().to_owned());
-        let (program, _, boot) = aside(move || parts(&settings, &data_dir)).await?;
-        let kvm = usable(&self.settings, &self.accelerator(&program, &boot).await?)?;
-        // Measured once.
-        let tsc_khz =
-            *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
-        Ok(Parts { vmm: self.settings.vmm, program, boot, kvm, tsc_khz })
-    }
-
-    /// Found out once.
-    async fn accelerator(&self, program: &Path, boot: &Boot) -> Result<Found, BackendError> {
-        let find = || async {
-            let (program, boot, guests) = (program.to_owned(), boot.clone(), self.guests.clone());
-            let (setting, vmm) = (self.settings.accelerator, self.settings.vmm);
-            let found =
-                aside(move || Ok(accelerator::find(setting, (vmm, &program), &boot, guests.root(), &guests.node())))
-                    .await?;
-            match &found {
-                Found::Tcg { why } if vmm == Vmm::Firecracker => {
-                    tracing::warn!(why, "no sandboxes of kind `microvm`: Firecracker needs KVM");
-                }
-                Found::Kvm => tracing::info!("sandboxes of kind `microvm` run on KVM"),
-                Found::Tcg { why } => tracing::warn!(
-                    why,
-                    "sandboxes of kind `microvm` run under software emulation: they start in seconds, and compute several times slower"
-                ),
-            }
-            Ok(found)
-        };
-        self.accelerator.get_or_try_init(find).await.cloned()
-    }
-
     async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         check(spec)?;
         let parts = self.ready().await?;
@@ -576,7 +466,7 @@ fn done(answer: FromMachine) -> io::Result<()> {
 
 /// The end of what a console said, behind an error.
 fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<String> = text.lines().map(|line| api::plain(line.trim())).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     if last.is_empty() { String::new() } else { format!("; its console: {}", last.join(" | ")) }
 }
