@@ -104,7 +104,7 @@ mkdir -p "$place/initramfs/bin"
 cp /bin/busybox "$place/initramfs/bin/"
 install -m755 scripts/vm/init "$place/initramfs/init"
 # What this kernel has built in, or no longer has (libcrc32c), is no module.
-for module in virtio_blk overlay loop libcrc32c erofs; do
+for module in virtio_blk overlay loop libcrc32c erofs vsock vmw_vsock_virtio_transport_common vsock_loopback; do
     file=$(find "$kernel/lib/modules" -name "$module.ko.xz")
     [ -z "$file" ] || xz -dc "$file" >"$place/initramfs/$module.ko"
 done

@@ -18,6 +18,6 @@ pub use backend::{Backend, BackendError, Held};
 pub use docker::{Docker, DockerSettings};
 pub use guests::Guests;
 pub use k8s::{K8s, K8sSettings};
-pub use microvm::{Accelerator, Examined, Microvm, MicrovmSettings};
+pub use microvm::{Accelerator, Examined, Microvm, MicrovmSettings, Vmm};
 pub use oci::Oci;
 pub use program::install;

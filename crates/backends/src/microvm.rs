@@ -1,22 +1,32 @@
-//! Kind `microvm`: a virtual machine for each sandbox, run by QEMU, with a kernel of the operator's choice and our own program as its
-//! first one. The template's files are images of their own (as for kind `hardened`) on virtual disks.
+//! Kind `microvm`: a virtual machine for each sandbox, run by QEMU or Firecracker, with a kernel of the operator's choice and our own
+//! program as its first one. The template's files are images of their own (as for kind `hardened`) on virtual disks.
 //!
-//! Nothing but bytes passes between a machine and its host: a stream of the init's frames, lines of JSON of pid 1, and QMP.
+//! Nothing but bytes passes between a machine and its host: a stream of the init's frames, lines of JSON of pid 1, and what the
+//! VMM is asked (`monitor.rs`).
 
 mod accelerator;
+mod api;
 mod boot;
 mod control;
 mod cpio;
+mod elf;
+mod firecracker;
 mod kernel;
 mod links;
 mod machine;
+mod monitor;
 mod qemu;
 mod qmp;
+mod ready;
+mod seat;
+mod settings;
 mod snapshot;
 mod socket;
 mod vmm;
 
 pub use accelerator::Accelerator;
+pub use ready::Examined;
+pub use settings::{MicrovmSettings, Vmm};
 
 use crate::{
     Backend, BackendError, Guests, Held,
@@ -26,23 +36,24 @@ use crate::{
     undo::{self, Release},
 };
 use accelerator::Found;
-use boot::Boot;
 use control::Control;
 use csb_engine::{Doing, Keeper, warden::WardenError};
 use csb_image::Private;
 use csb_sys::{cgroup::Group, packet::Conn};
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
-use kernel::Kernel;
 use links::{Link, Links};
 use machine::{Drive, Machine};
-use qmp::Qmp;
+use monitor::Monitor;
+use ready::{Parts, usable};
+use seat::Seat;
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::OnceCell;
 use vmm::{Started, failed};
@@ -51,29 +62,11 @@ use vmm::{Started, failed};
 const GUEST: u64 = 128 << 20;
 /// A machine that is emulated on a busy host takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two tries to reach a guest.
+const TICK: Duration = Duration::from_millis(10);
 /// Names of the machine's own disks in its directory.
 const PLAN: &str = "plan";
 const UPPER: &str = "upper";
-const HINT_QEMU: &str = "`apt-get install qemu-system-x86`, or name another one in the setting `microvm.qemu`";
-
-/// What the operator says about machines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MicrovmSettings {
-    /// QEMU's program.
-    pub qemu: PathBuf,
-    /// The guest's kernel; none: the newest that this host has for clouds.
-    pub kernel: Option<PathBuf>,
-    /// What runs guests.
-    pub accelerator: Accelerator,
-    /// Bytes that a machine has at least, so that its sandbox's limit can be raised up to there while it lives.
-    pub memory: u64,
-}
-
-impl Default for MicrovmSettings {
-    fn default() -> Self {
-        Self { qemu: "qemu-system-x86_64".into(), kernel: None, accelerator: Accelerator::Auto, memory: 1 << 30 }
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -90,14 +83,6 @@ struct Shared {
     links: Links,
 }
 
-/// What is needed to start any machine.
-struct Parts {
-    qemu: PathBuf,
-    boot: Boot,
-    kvm: bool,
-    tsc_khz: Option<u64>,
-}
-
 /// What is kept of a machine beside its record.
 #[derive(Debug, Serialize, Deserialize)]
 struct MachineV1 {
@@ -112,38 +97,6 @@ impl Microvm {
         let (accelerator, tsc_khz) = (OnceCell::new(), OnceCell::new());
         let shared = Shared { guests, settings, accelerator, tsc_khz, links: Links::default() };
         Self { shared: Arc::new(shared) }
-    }
-}
-
-/// What a machine is started from, the kernel it was found as included.
-fn parts(settings: &MicrovmSettings, data_dir: &Path) -> Result<(PathBuf, Kernel, Boot), BackendError> {
-    let qemu = vmm::find(&settings.qemu).ok_or_else(|| BackendError::NotFound {
-        what: format!("the VMM `{}`", settings.qemu.display()),
-        hint: HINT_QEMU.into(),
-    })?;
-    let kernel = Kernel::find(settings.kernel.as_deref())?;
-    let boot = Boot::ensure(data_dir, &kernel).map_err(failed("make the machine's first file system"))?;
-    Ok((qemu, kernel, boot))
-}
-
-/// What machines would run on here, tried in a directory that is for nothing else. For whoever asks about a host, without a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Examined {
-    /// Whether KVM runs guests.
-    pub kvm: bool,
-    /// The VMM, the kernel, and what machines run on, in words.
-    pub text: String,
-}
-
-impl Microvm {
-    /// See [`Examined`]. Waits.
-    pub fn examine(settings: &MicrovmSettings, directory: &Path) -> Result<Examined, BackendError> {
-        let (qemu, kernel, boot) = parts(settings, directory)?;
-        let node = format!("try-{}", std::process::id());
-        let found = accelerator::find(settings.accelerator, &qemu, &boot, directory, &node);
-        vmm::remove_groups(&node);
-        let text = format!("{}, {}, {found}", qemu.display(), kernel.image.display());
-        Ok(Examined { kvm: found == Found::Kvm, text })
     }
 }
 
@@ -182,59 +135,29 @@ fn go_on(seed: Vec<u8>) -> ToMachine {
 }
 
 /// The machine's processors: as many as it may use at once, of those that there are.
-fn cpus(limits: &Limits) -> u32 {
+fn cpus(limits: &Limits, vmm: Vmm) -> u32 {
     let there = std::thread::available_parallelism().map_or(1, |number| number.get() as u32);
-    limits.cpu_milli.div_ceil(1000).clamp(1, there)
+    let most = match vmm {
+        Vmm::Qemu => there,
+        Vmm::Firecracker => there.min(firecracker::MOST_CPUS),
+    };
+    limits.cpu_milli.div_ceil(1000).clamp(1, most)
+}
+
+/// A stream to pid 1, as soon as it listens.
+fn reached(seat: &Seat) -> io::Result<UnixStream> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match seat.control() {
+            Err(error) if seat.lives() && Instant::now() < end && error.kind() != io::ErrorKind::InvalidData => {
+                std::thread::sleep(TICK);
+            }
+            other => return other,
+        }
+    }
 }
 
 impl Shared {
-    /// Finds what a machine needs, and says what is missing.
-    async fn ready(&self) -> Result<Parts, BackendError> {
-        if !cfg!(target_arch = "x86_64") {
-            return Err(BackendError::Unsupported(
-                "sandbox kind `microvm` on this processor: it is made for x86_64".into(),
-            ));
-        }
-        if !rustix::process::geteuid().is_root() {
-            let what = "sandbox kind `microvm` for an ordinary user: the server needs root";
-            return Err(BackendError::Unsupported(what.into()));
-        }
-        let (settings, data_dir) = (self.settings.clone(), self.guests.data_dir().to_owned());
-        let (qemu, _, boot) = aside(move || parts(&settings, &data_dir)).await?;
-        let kvm = match self.accelerator(&qemu, &boot).await? {
-            Found::Kvm => true,
-            Found::Tcg { why } if self.settings.accelerator == Accelerator::Kvm => {
-                return Err(BackendError::Unsupported(format!(
-                    "sandbox kind `microvm` with KVM (setting `microvm.accelerator`): {why}"
-                )));
-            }
-            Found::Tcg { .. } => false,
-        };
-        // Measured once.
-        let tsc_khz =
-            *self.tsc_khz.get_or_init(|| async { aside(|| Ok(csb_sys::clock::tsc_khz())).await.ok().flatten() }).await;
-        Ok(Parts { qemu, boot, kvm, tsc_khz })
-    }
-
-    /// Found out once.
-    async fn accelerator(&self, qemu: &Path, boot: &Boot) -> Result<Found, BackendError> {
-        let find = || async {
-            let (qemu, boot, guests, setting) =
-                (qemu.to_owned(), boot.clone(), self.guests.clone(), self.settings.accelerator);
-            let found =
-                aside(move || Ok(accelerator::find(setting, &qemu, &boot, guests.root(), &guests.node()))).await?;
-            match &found {
-                Found::Kvm => tracing::info!("sandboxes of kind `microvm` run on KVM"),
-                Found::Tcg { why } => tracing::warn!(
-                    why,
-                    "sandboxes of kind `microvm` run under software emulation: they start in seconds, and compute several times slower"
-                ),
-            }
-            Ok(found)
-        };
-        self.accelerator.get_or_try_init(find).await.cloned()
-    }
-
     async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         check(spec)?;
         let parts = self.ready().await?;
@@ -250,7 +173,7 @@ impl Shared {
         images: Private,
     ) -> Result<Conn, BackendError> {
         let place = self.guests.place(id);
-        place.begin(Kind::Microvm, "qemu")?;
+        place.begin(Kind::Microvm, parts.vmm.name())?;
         let (mut disks, mut drives) = (Vec::new(), vec![Drive { image: place.path.join(PLAN), writable: false }]);
         let mut add = |disk, image: PathBuf, writable| {
             disks.push(disk);
@@ -281,41 +204,41 @@ impl Shared {
         let machine = Machine {
             kernel: parts.boot.kernel,
             initramfs: parts.boot.initramfs,
-            cpus: cpus(&spec.limits),
+            cpus: cpus(&spec.limits, parts.vmm),
             memory: (most_memory + GUEST).next_multiple_of(1 << 20),
             drives,
             kvm: parts.kvm,
             tsc_khz: parts.tsc_khz,
             state: None,
         };
-        let (shared, name, limits, qemu) = (self.clone(), id.clone(), spec.limits.clone(), parts.qemu);
-        let pid = aside(move || {
+        let (shared, name, limits) = (self.clone(), id.clone(), spec.limits.clone());
+        let seat = aside(move || {
             write_plan(&place.path.join(PLAN), &plan).map_err(failed("write the machine's plan"))?;
             let kept = MachineV1 { most_memory, machine: machine.clone() };
             let kept = serde_json::to_vec(&kept).map_err(io::Error::from);
             kept.and_then(|kept| fs::write(place.path.join("machine.json"), kept))
                 .map_err(failed("write the record"))?;
-            shared.boot(&name, &place, &qemu, &machine, &limits)
+            shared.boot(&name, &place, (parts.vmm, &parts.program), &machine, &limits)
         })
         .await?;
-        self.relay(&self.guests.place(id), pid)
+        self.relay(seat)
     }
 
-    /// Starts a machine and waits for its sandbox; host pid of its VMM.
+    /// Starts a machine and waits for its sandbox; where its VMM is.
     fn boot(
         &self,
         id: &SandboxId,
         place: &Place,
-        qemu: &Path,
+        by: (Vmm, &Path),
         machine: &Machine,
         limits: &Limits,
-    ) -> Result<i32, BackendError> {
-        let (group, mut started, mut qmp) = self.power(id, place, qemu, machine, limits)?;
-        let mut control = Control::connect(&place.run().join("control.sock")).map_err(failed("start the VMM"))?;
-        self.wait(&mut started, &mut qmp, &mut control)?;
+    ) -> Result<Seat, BackendError> {
+        let (group, mut started, mut monitor) = self.power(id, place, by, machine, limits)?;
+        monitor.begin(machine).map_err(|error| started.why(&error)).map_err(failed("start the machine"))?;
+        let control = self.wait(&mut started, &mut monitor)?;
         self.settle(&group, machine, limits)?;
-        self.links.put(id, Link::new(qmp, control));
-        Ok(started.pid)
+        self.links.put(id, Link::new(monitor, control));
+        Ok(started.seat)
     }
 
     /// Starts the VMM of a machine, in a control group of its own.
@@ -323,24 +246,24 @@ impl Shared {
         &self,
         id: &SandboxId,
         place: &Place,
-        qemu: &Path,
+        (kind, program): (Vmm, &Path),
         machine: &Machine,
         limits: &Limits,
-    ) -> Result<(Group, Started, Qmp), BackendError> {
+    ) -> Result<(Group, Started, Monitor), BackendError> {
         let node = self.guests.node();
         let name = id.as_str();
         // What a sandbox may compute is counted from where it begins.
         let most = limits.cpu_milli.max(machine.cpus * 1000);
         let group = vmm::make_group(&node, name, &vmm::limits(machine.memory, most, limits))
             .map_err(failed("make the machine's control group"))?;
-        let record = |pid| place.write(Kind::Microvm, "qemu", name, pid).map_err(failed("write the record"));
+        let record = |pid| place.write(Kind::Microvm, kind.name(), name, pid).map_err(failed("write the record"));
         record(0)?;
         let (run, root) = (place.run(), place.files());
-        let vmm = vmm::Place { run: &run, root: &root, node: &node, name };
-        let mut started = vmm::start(qemu, machine, &vmm).map_err(failed("start the VMM"))?;
-        record(started.pid)?;
-        let qmp = started.answers(&run.join("qmp.sock")).map_err(failed("start the VMM"))?;
-        Ok((group, started, qmp))
+        let vmm = vmm::Place { own: &place.path, run: &run, root: &root, node: &node, name };
+        let mut started = vmm::start(kind, program, machine, &vmm).map_err(failed("start the VMM"))?;
+        record(started.seat.pid)?;
+        let monitor = started.answers().map_err(failed("start the VMM"))?;
+        Ok((group, started, monitor))
     }
 
     /// From where it has begun, a machine has no more than its sandbox.
@@ -350,16 +273,19 @@ impl Shared {
     }
 
     /// Waits for the sandbox's init, or for the reason why there is none.
-    fn wait(&self, started: &mut Started, qmp: &mut Qmp, control: &mut Control) -> Result<(), BackendError> {
-        match control.hear(PATIENCE).map(|message| message.frame) {
-            Ok(FromMachine::Ready) => Ok(()),
-            Ok(FromMachine::Failed(failure)) => Err(BackendError::Failed {
+    fn wait(&self, started: &mut Started, monitor: &mut Monitor) -> Result<Control, BackendError> {
+        let heard = reached(&started.seat).and_then(Control::over).and_then(|mut control| {
+            let frame = control.hear(PATIENCE)?.frame;
+            Ok((control, frame))
+        });
+        match heard {
+            Ok((control, FromMachine::Ready)) => Ok(control),
+            Ok((_, FromMachine::Failed(failure))) => Err(BackendError::Failed {
                 step: format!("in the machine: {}", failure.step),
                 message: failure.message,
             }),
             other => {
-                let said = qmp.ask("ringbuf-read", serde_json::json!({ "device": qemu::CONSOLE, "size": 65536 }));
-                let said = said.ok().and_then(|text| text.as_str().map(last_lines)).unwrap_or_default();
+                let said = started.console(monitor).map(|text| last_lines(&text)).unwrap_or_default();
                 let why = match other {
                     Err(error) => started.why(&error),
                     Ok(_) => io::ErrorKind::InvalidData.into(),
@@ -371,13 +297,20 @@ impl Shared {
     }
 
     /// The init's frames, out of the stream that they come in.
-    fn relay(&self, place: &Place, pid: i32) -> Result<Conn, BackendError> {
-        let socket = place.run().join("init.sock");
+    fn relay(&self, seat: Seat) -> Result<Conn, BackendError> {
+        let mut first = true;
         let dial = move || {
-            if !vmm::lives(pid) {
-                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            // A machine that was made to stand still, or one whose vsock was reset, may take its time.
+            loop {
+                match seat.init() {
+                    Ok(stream) => return Ok(stream.into()),
+                    Err(error) if seat.vmm == Vmm::Qemu || !seat.lives() => return Err(error),
+                    Err(error) if first => tracing::debug!(%error, "a machine's init is not reached yet"),
+                    Err(_) => {}
+                }
+                first = false;
+                std::thread::sleep(TICK * 5);
             }
-            socket::connect(&socket).map(Into::into)
         };
         csb_relay::host(Box::new(dial)).map_err(failed("connect with the sandbox's init"))
     }
@@ -423,19 +356,18 @@ impl Shared {
         let place = self.guests.place(id);
         // After its end the pid may be another's; the group says that it is not.
         record.check_protocol().and_then(|()| place.group(record).map(drop)).map_err(failed("find the VMM"))?;
-        let (shared, name) = (self.clone(), id.clone());
+        let seat = self.seat(id, record).map_err(failed("find the VMM"))?;
+        let (shared, name, asked) = (self.clone(), id.clone(), seat.clone());
         let frozen = aside(move || {
-            let run = shared.guests.place(&name).run();
             shared
                 .with(&name, |link| {
-                    let status = link.qmp(&run, |qmp| qmp.status())?;
-                    link.frozen = status == "paused";
+                    link.frozen = link.vmm(&asked, Monitor::is_paused)?;
                     Ok(link.frozen)
                 })
                 .map_err(failed("ask the VMM"))
         })
         .await?;
-        let conn = self.relay(&place, record.pid)?;
+        let conn = self.relay(seat)?;
         Ok(Held { id: id.clone(), conn, frozen })
     }
 
@@ -447,44 +379,54 @@ impl Shared {
     }
 
     fn freeze(&self, id: &SandboxId, frozen: bool) -> io::Result<()> {
-        let run = self.there(id)?.run();
+        let (_, seat) = self.there(id)?;
         self.with(id, |link| {
-            let command = if frozen { "stop" } else { "cont" };
             if frozen {
                 // While it stands nobody can ask it.
-                link.last = self.usage_of(id, link)?;
+                link.last = self.usage_of(id, &seat, link)?;
             }
-            link.qmp(&run, |qmp| qmp.ask(command, serde_json::json!({})))?;
+            link.vmm(&seat, |monitor| monitor.pause(frozen))?;
             link.frozen = frozen;
             if !frozen {
-                done(link.ask(&run, go_on(vec![]))?)?;
+                done(link.ask(&seat, go_on(vec![]))?)?;
             }
             Ok(())
         })
     }
 
-    /// Its directory, if there is a machine.
-    fn there(&self, id: &SandboxId) -> io::Result<Place> {
+    /// Its directory and VMM, if there is a machine.
+    fn there(&self, id: &SandboxId) -> io::Result<(Place, Seat)> {
         let place = self.guests.place(id);
-        let record = place.record()?;
-        if !vmm::lives(record.pid) {
+        let seat = self.seat(id, &place.record()?)?;
+        if !seat.lives() {
             return Err(io::Error::from_raw_os_error(libc::ENOENT));
         }
-        Ok(place)
+        Ok((place, seat))
+    }
+
+    /// Where the VMM of a record is.
+    fn seat(&self, id: &SandboxId, record: &RecordV1) -> io::Result<Seat> {
+        let unknown =
+            || io::Error::other(format!("it is run by `{}`, which this server does not know", record.runtime));
+        Ok(Seat {
+            vmm: Vmm::of(&record.runtime).ok_or_else(unknown)?,
+            pid: record.pid,
+            name: id.to_string(),
+            run: self.guests.place(id).run(),
+        })
     }
 
     fn set_limits(&self, id: &SandboxId, limits: &Limits) -> io::Result<()> {
-        let place = self.there(id)?;
+        let (place, seat) = self.there(id)?;
         let kept: MachineV1 = serde_json::from_slice(&fs::read(place.path.join("machine.json"))?)?;
         if !limits.io.is_none() || limits.memory > kept.most_memory {
             return Err(io::Error::from_raw_os_error(libc::ENOTSUP));
         }
-        let run = place.run();
         self.with(id, |link| {
             if link.frozen {
                 return Err(io::Error::from_raw_os_error(libc::EBUSY));
             }
-            done(link.ask(&run, ToMachine::SetLimits(limits.clone()))?)
+            done(link.ask(&seat, ToMachine::SetLimits(limits.clone()))?)
         })?;
         let memory = (kept.most_memory + GUEST).next_multiple_of(1 << 20);
         let group = vmm::group(&self.guests.node(), id.as_str())?;
@@ -492,16 +434,16 @@ impl Shared {
     }
 
     fn usage(&self, id: &SandboxId) -> io::Result<Usage> {
-        self.there(id)?;
-        self.with(id, |link| self.usage_of(id, link))
+        let (_, seat) = self.there(id)?;
+        self.with(id, |link| self.usage_of(id, &seat, link))
     }
 
     /// The guest counts memory, processes and files; what its processors cost is counted outside.
-    fn usage_of(&self, id: &SandboxId, link: &mut Link) -> io::Result<Usage> {
+    fn usage_of(&self, id: &SandboxId, seat: &Seat, link: &mut Link) -> io::Result<Usage> {
         let inside = if link.frozen {
             link.last
         } else {
-            match link.ask(&self.guests.place(id).run(), ToMachine::Usage)? {
+            match link.ask(seat, ToMachine::Usage)? {
                 FromMachine::Usage(usage) => usage,
                 FromMachine::Done(Err(failure)) => return Err(io::Error::other(failure.to_string())),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -524,7 +466,7 @@ fn done(answer: FromMachine) -> io::Result<()> {
 
 /// The end of what a console said, behind an error.
 fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<String> = text.lines().map(|line| api::plain(line.trim())).filter(|line| !line.is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(3)..];
     if last.is_empty() { String::new() } else { format!("; its console: {}", last.join(" | ")) }
 }
@@ -584,7 +526,9 @@ impl Backend for Microvm {
     }
 
     fn note(&self) -> Option<String> {
-        self.shared.accelerator.get().map(ToString::to_string)
+        let found = self.shared.accelerator.get()?;
+        // Where there are no machines at all, the reason is told instead.
+        usable(&self.shared.settings, found).ok().map(|_| found.to_string())
     }
 
     fn create<'a>(&'a self, id: &'a SandboxId, spec: &'a SandboxSpec) -> Building<'a, Conn> {

@@ -38,7 +38,7 @@ pub enum Kind {
     Docker,
     /// A container of runc, crun or gVisor's runsc
     Oci,
-    /// A virtual machine with a kernel of its own; needs root and QEMU
+    /// A virtual machine with a kernel of its own; needs root, and QEMU or Firecracker
     Microvm,
     /// A pod of a Kubernetes cluster
     K8s,

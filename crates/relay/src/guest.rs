@@ -5,7 +5,7 @@ use crate::{
     frame::{Event, Flow, MOST_FROM_HOST, Order},
     half::{Ends, Half, Heard, Source},
 };
-use csb_sys::{packet::Conn, pipe, tty};
+use csb_sys::{packet::Conn, pipe, tty, vsock};
 use csb_types::ExecId;
 use csb_wire::{ExecPlan, Failure, FileRequest, FromInit, ToInit};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair};
@@ -28,12 +28,15 @@ pub enum Channel {
     Listener(OwnedFd),
     /// A serial port, which servers open and close on the host.
     Port(OwnedFd),
+    /// A port of this machine's vsock; the newest connection of its host is the one there is.
+    Vsock(vsock::Listener),
 }
 
 /// Speaks for the server with the init behind `conn`, until that ends; `once`, until the first stream does.
 pub fn guest(conn: Conn, channel: Channel, once: bool) -> io::Result<()> {
-    let (Channel::Listener(fd) | Channel::Port(fd)) = &channel;
-    rustix::io::ioctl_fionbio(fd, true)?;
+    if let Channel::Listener(fd) | Channel::Port(fd) = &channel {
+        rustix::io::ioctl_fionbio(fd, true)?;
+    }
     let half = Half::new(conn, 0, MOST_FROM_HOST, false)?;
     let mut guest =
         Guest { half, channel, once, back_at: None, state: None, exits: HashMap::new(), have: HashMap::new() };
@@ -84,6 +87,7 @@ impl Guest {
         self.tell_exits();
         let (other, patience) = match &self.channel {
             Channel::Listener(fd) => (Some(fd.as_fd()), None),
+            Channel::Vsock(listener) => (Some(listener.as_fd()), None),
             Channel::Port(_) => (None, (!self.half.has_channel()).then_some(AWAY)),
         };
         let seen = self.half.turn(other, patience).map_err(Gone::Inside)?;
@@ -120,9 +124,13 @@ impl Guest {
     }
 
     fn accept(&mut self) {
-        let Channel::Listener(listener) = &self.channel else { return };
+        let accepted = match &self.channel {
+            Channel::Listener(listener) => accept_with(listener, SocketFlags::CLOEXEC).ok(),
+            Channel::Vsock(listener) => listener.accept().ok().flatten(),
+            Channel::Port(_) => None,
+        };
         // Broken already: the next one is waited for.
-        if let Ok(stream) = accept_with(listener, SocketFlags::CLOEXEC) {
+        if let Some(stream) = accepted {
             let _ = self.half.join(stream);
         }
     }

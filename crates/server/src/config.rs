@@ -8,7 +8,7 @@ mod settings;
 pub use remote::{RemoteServer, base_address};
 pub use schedule::Schedule;
 
-use csb_backends::{DockerSettings, K8sSettings, MicrovmSettings};
+use csb_backends::{Accelerator, DockerSettings, K8sSettings, MicrovmSettings, Vmm};
 use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
@@ -294,6 +294,11 @@ impl Config {
         if self.database.as_os_str().is_empty() {
             self.database = self.data_dir.join("state.db");
         }
+        if self.microvm.vmm == Vmm::Firecracker && self.microvm.accelerator == Accelerator::Tcg {
+            return Err(ConfigError::Together(
+                "microvm.vmm = \"firecracker\" needs KVM, and microvm.accelerator = \"tcg\" forbids it".into(),
+            ));
+        }
         if self.pool_min > self.pool_max {
             return Err(ConfigError::Together(format!(
                 "pool.min = {} is more than pool.max = {}",
@@ -464,6 +469,8 @@ mod tests {
             ("x = [", [("A", "")], "not valid TOML"),
             ("", [("POOL_KINDS", "vfs,locl")], "`locl` is none of `process`"),
             ("", [("POOL_KINDS", "docker, remote")], "sandboxes of kind `remote` are not kept ready"),
+            ("[microvm]\nvmm = \"xen\"", [("A", "")], "it is `qemu` or `firecracker`"),
+            ("[microvm]\nvmm = \"firecracker\"\naccelerator = \"tcg\"", [("A", "")], "needs KVM"),
             ("", [("POOL_MAX_SIZE", "many")], "setting `pool.max` (POOL_MAX_SIZE)"),
             ("", [("JWT_SECRET", "cloud-sandbox-secret")], "publicly known default"),
             ("", [("JWT_SECRET", "short")], "shorter than 32 bytes"),

@@ -17,5 +17,6 @@ pub mod process;
 pub mod random;
 pub mod seccomp;
 pub mod tty;
+pub mod vsock;
 
 mod check;

@@ -18,7 +18,6 @@ use crate::{
 };
 use control::Control;
 use csb_jail::{Step, failure};
-use csb_relay::Channel;
 use csb_sys::{
     cgroup::{self, Group},
     mount::{self, Attributes, Tree},
@@ -27,7 +26,7 @@ use csb_sys::{
 use csb_types::Limits;
 use csb_wire::{
     Failure,
-    machine::{FromMachine, INIT_PORT, MachinePlan},
+    machine::{CONTROL_PORT, CONTROL_VSOCK, FromMachine, INIT_PORT, INIT_VSOCK, MachinePlan},
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -63,7 +62,7 @@ pub(crate) fn run() -> io::Result<()> {
         Ok((control, machine)) => control.serve(&machine),
         Err(failure) => {
             println!("csb-machine: {failure}");
-            if let Some(control) = &control {
+            if let Some(control) = &mut control {
                 control.insist(&FromMachine::Failed(failure));
             }
             String::new()
@@ -93,8 +92,8 @@ fn boot(told: &mut Option<Control>) -> Result<(Control, Machine), Failure> {
     modules::load()?;
     ground()?;
     fs::write("/proc/self/oom_score_adj", SPARED).step("be spared by the OOM killer")?;
-    let port = wait_for("find the control port", || ports::open(csb_wire::machine::CONTROL_PORT))?;
-    let control = Control::new(port);
+    let port = wait_for("find the control port", || ports::open(CONTROL_PORT, CONTROL_VSOCK))?;
+    let mut control = Control::new(port);
     *told = Some(control.try_clone().step("open the control port")?);
     let plan = wait_for("find the disk with the plan", disks::plan)?;
     if plan.version != csb_wire::VERSION {
@@ -106,9 +105,9 @@ fn boot(told: &mut Option<Control>) -> Result<(Control, Machine), Failure> {
     csb_sys::net::loopback_up().step("bring up the loopback device")?;
     let groups = cgroup::Host::detect().step("look at the control groups")?.root("sandbox").map_err(kernel)?;
     let group = groups.create("all", &inside(&plan.limits)).map_err(kernel)?;
-    let port = wait_for("find the init's port", || ports::open(INIT_PORT))?;
+    let port = wait_for("find the init's port", || ports::open(INIT_PORT, INIT_VSOCK))?;
     // Outside the sandbox, where no command and no limit of it reaches.
-    let relay = guest::relay(Channel::Port(port), plan.once).step("start the relay")?;
+    let relay = guest::relay(port.into(), plan.once).step("start the relay")?;
     let init = start(&plan, &root, &group, relay)?;
     drop(root);
     control.insist(&FromMachine::Ready);

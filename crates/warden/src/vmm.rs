@@ -11,7 +11,7 @@ use csb_sys::{
 };
 use csb_wire::{
     Failure, VERSION,
-    machine::{FIRST_DESCRIPTOR, VMM_FILES, VmmPlan},
+    machine::{FIRST_DESCRIPTOR, VMM_CONSOLE, VMM_FILES, VMM_RUN, VmmPlan},
 };
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use std::{
@@ -30,6 +30,8 @@ const KVM: &str = "/dev/kvm";
 /// What it is linked with, where the host has it.
 const LIBRARIES: [&str; 7] = ["usr", "lib", "lib32", "lib64", "libx32", "bin", "sbin"];
 const MOST_DESCRIPTORS: u64 = 4096;
+/// Bytes of what a VMM may write beside its disks.
+const RUN: u64 = 256 << 10;
 
 /// Starts the VMM; it is nobody's child then.
 pub(crate) fn run() -> io::Result<()> {
@@ -110,12 +112,21 @@ fn confined(plan: &VmmPlan, joins: &[OwnedFd], descriptors: Vec<OwnedFd>) -> Res
     mount::pivot_to(&root).step("leave the host's files")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step("open /dev/null")?;
     process::set_stdio(null.as_fd(), 0).step("close descriptors")?;
-    process::set_stdio(null.as_fd(), 1).step("close descriptors")?;
+    if plan.run {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+        let console = rustix::fs::open(format!("{VMM_RUN}/{VMM_CONSOLE}"), flags, Mode::from_raw_mode(0o600));
+        process::set_stdio(console.step("make the VMM's console")?.as_fd(), 1).step("close descriptors")?;
+    } else {
+        process::set_stdio(null.as_fd(), 1).step("close descriptors")?;
+    }
     // Closed by their owners before their numbers are given to others.
     drop((null, root));
     number(descriptors)?;
     process::limit(rustix::process::Resource::Core, 0).step("set limits")?;
     process::limit(rustix::process::Resource::Nofile, MOST_DESCRIPTORS).step("set limits")?;
+    if let Some(most) = plan.file_size {
+        process::limit(rustix::process::Resource::Fsize, most).step("set limits")?;
+    }
     rustix::process::setsid().step("leave the session")?;
     process::drop_bounding_set().step("give up all rights")?;
     process::become_user(plan.uid, plan.uid, Some(&[])).step("become the VMM's user")?;
@@ -178,16 +189,37 @@ fn root(plan: &VmmPlan) -> Result<OwnedFd, Failure> {
         show(&root, path, &path.to_string_lossy(), false)?;
     }
     for (path, name, writable) in &plan.files {
+        open_to(path, *writable, plan.uid).step(&format!("let the VMM open `{}`", path.display()))?;
         show(&root, path, &format!("{VMM_FILES}/{name}"), *writable)?;
     }
-    if let Some(run) = &plan.run {
-        let owner = (Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.uid)));
-        rustix::fs::chown(run, owner.0, owner.1).step(step)?;
-        show(&root, run, &format!("{VMM_FILES}/run"), true)?;
+    if plan.run {
+        let (size, owner) = (RUN.to_string(), plan.uid.to_string());
+        let options = [
+            ("size", Some(size.as_str())),
+            ("nr_inodes", Some("16")),
+            ("mode", Some("0700")),
+            ("uid", Some(owner.as_str())),
+            ("gid", Some(owner.as_str())),
+        ];
+        let own = Tree::new("tmpfs", &options, Attributes::NO_EXEC).step(step)?;
+        make_beneath(&root, VMM_RUN).and_then(|target| own.attach(target)).step(step)?;
     }
     tree.restrict(Attributes { devices: true, ..Attributes::READ_ONLY }, None, false).step(step)?;
     // The root itself: what lies on it is attached by now.
     mount::open_directory(&plan.directory).step(step)
+}
+
+/// A file that the VMM opens by its name, as its own user.
+fn open_to(path: &Path, writable: bool, uid: u32) -> io::Result<()> {
+    if writable {
+        rustix::fs::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid)))?;
+    } else {
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        if mode & 0o004 == 0 {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | 0o444))?;
+        }
+    }
+    Ok(())
 }
 
 /// Shows something of the host.

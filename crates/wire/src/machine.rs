@@ -15,6 +15,10 @@ pub const LIBRARIES: &str = "/.csb";
 pub const INIT_PORT: &str = "csb.0";
 /// Virtio port of pid 1.
 pub const CONTROL_PORT: &str = "csb.1";
+/// Ports of vsock that the same two are heard on where a VMM has no serial ports.
+pub const INIT_VSOCK: u32 = 0x6373_6200;
+/// See [`INIT_VSOCK`].
+pub const CONTROL_VSOCK: u32 = 0x6373_6201;
 /// Begins the disk with the plan; the plan follows as a line of JSON, then zeros.
 pub const MAGIC: &[u8; 12] = b"csb-machine\n";
 /// In place of a plan: the machine says [`PROBED`] on its console and waits for its end.
@@ -96,6 +100,10 @@ pub struct Numbered<T> {
 pub const CONFINER: &str = "csb-vmm";
 /// Directory of a VMM's root with what is its own.
 pub const VMM_FILES: &str = "/vm";
+/// Directory there that it may write to, a few files of little: its sockets and [`VMM_CONSOLE`].
+pub const VMM_RUN: &str = "/vm/run";
+/// Name in [`VMM_RUN`]: what the VMM says on its standard output, from its beginning on, as far as there is room.
+pub const VMM_CONSOLE: &str = "console";
 /// Descriptor of the first socket of a VMM; its disks follow.
 pub const FIRST_DESCRIPTOR: i32 = 3;
 
@@ -113,10 +121,13 @@ pub struct VmmPlan {
     pub directory: PathBuf,
     /// Files and directories of the host that it sees, read-only, where they are.
     pub shown: Vec<PathBuf>,
-    /// Files that it sees by these names in [`VMM_FILES`], and whether it may write to them.
+    /// Files that it sees by these names in [`VMM_FILES`], and whether it may write to them: those become its user's, the others
+    /// readable for everybody. No directory that they lie in on the host is.
     pub files: Vec<(PathBuf, String, bool)>,
-    /// A directory of its own, shown as `run` in [`VMM_FILES`].
-    pub run: Option<PathBuf>,
+    /// It makes sockets itself: it gets [`VMM_RUN`], in memory, and what it says on its standard output is kept there.
+    pub run: bool,
+    /// Bytes that a file may have which it writes to; none: what the host allows.
+    pub file_size: Option<u64>,
     /// Whether it gets `/dev/kvm`.
     pub kvm: bool,
     /// Sockets that it listens on, made here, so that it cannot put others in their place; descriptors from

@@ -4,12 +4,11 @@
 use super::{
     boot::Boot,
     machine::{Drive, Machine},
-    qemu::CONSOLE,
+    settings::Vmm,
     vmm,
 };
 use csb_wire::machine::PROBED;
 use rustix::fs::{Access, AtFlags, CWD};
-use serde_json::json;
 use std::{
     fmt, io,
     path::Path,
@@ -54,25 +53,25 @@ impl fmt::Display for Found {
 }
 
 /// What the setting says, tried where it leaves a choice.
-pub(super) fn find(setting: Accelerator, qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> Found {
+pub(super) fn find(setting: Accelerator, by: (Vmm, &Path), boot: &Boot, directory: &Path, node: &str) -> Found {
     match setting {
         Accelerator::Tcg => Found::Tcg { why: "the setting `microvm.accelerator` says so".into() },
-        Accelerator::Auto | Accelerator::Kvm => probe(qemu, boot, directory, node),
+        Accelerator::Auto | Accelerator::Kvm => probe(by, boot, directory, node),
     }
 }
 
 /// Tries to run a guest with KVM.
-fn probe(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> Found {
+fn probe(by: (Vmm, &Path), boot: &Boot, directory: &Path, node: &str) -> Found {
     if let Err(error) = rustix::fs::accessat(CWD, KVM, Access::READ_OK | Access::WRITE_OK, AtFlags::empty()) {
         return Found::Tcg { why: format!("{KVM}: {}", io::Error::from(error)) };
     }
-    match attempt(qemu, boot, directory, node) {
+    match attempt(by, boot, directory, node) {
         Ok(()) => Found::Kvm,
         Err(error) => Found::Tcg { why: format!("{KVM} is there and runs no guest: {error}") },
     }
 }
 
-fn attempt(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> io::Result<()> {
+fn attempt((kind, program): (Vmm, &Path), boot: &Boot, directory: &Path, node: &str) -> io::Result<()> {
     let name = "probe";
     let place = tempfile::Builder::new().prefix(".probe-").tempdir_in(directory)?;
     let (run, root) = (place.path().join("run"), place.path().join("root"));
@@ -93,13 +92,14 @@ fn attempt(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> io::Result
     };
     let limits = vmm::limits(MEMORY, 1000, &csb_types::Limits::default());
     vmm::make_group(node, name, &limits)?;
-    let place = vmm::Place { run: &run, root: &root, node, name };
+    let place = vmm::Place { own: place.path(), run: &run, root: &root, node, name };
     let mut pid = 0;
-    let tried = vmm::start(qemu, &machine, &place).and_then(|mut started| {
-        pid = started.pid;
+    let tried = vmm::start(kind, program, &machine, &place).and_then(|mut started| {
+        pid = started.seat.pid;
         let end = Instant::now() + PATIENCE;
         let mut said = String::new();
-        let mut qmp = started.answers(&run.join("qmp.sock"))?;
+        let mut monitor = started.answers()?;
+        monitor.begin(&machine).map_err(|error| started.why(&error))?;
         while !said.contains(PROBED) {
             if Instant::now() > end {
                 return Err(io::Error::new(
@@ -107,8 +107,8 @@ fn attempt(qemu: &Path, boot: &Boot, directory: &Path, node: &str) -> io::Result
                     format!("a guest did not come up within {} s", PATIENCE.as_secs()),
                 ));
             }
-            match qmp.ask("ringbuf-read", json!({ "device": CONSOLE, "size": 65536 })) {
-                Ok(text) => said.push_str(text.as_str().unwrap_or_default()),
+            match started.console(&mut monitor) {
+                Ok(text) => said.push_str(&text),
                 Err(error) => return Err(started.why(&error)),
             }
             std::thread::sleep(TICK);

@@ -2,17 +2,17 @@
 //! Made once for each version of these.
 //!
 //! ```text
-//! DATA/guest/vm-VERSION/vmlinuz, initramfs
+//! DATA/guest/vm-VERSION/vmlinuz, initramfs; vmlinux once a VMM needs it
 //! ```
 
-use super::{cpio::Archive, kernel::Kernel};
+use super::{cpio::Archive, elf, kernel::Kernel};
 use crate::program::{self, is_loader};
 use csb_wire::machine::{LIBRARIES, MODULES, PROGRAM};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -83,6 +83,19 @@ impl Boot {
             other => other?,
         }
         Ok(made)
+    }
+
+    /// The same with the kernel as the ELF file that some VMMs start, unpacked once.
+    pub(super) fn unpacked(self) -> io::Result<Self> {
+        let kernel = self.kernel.with_file_name("vmlinux");
+        if !kernel.exists() {
+            let directory = kernel.parent().unwrap_or(Path::new("/"));
+            let mut new = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+            elf::unpack(&self.kernel, new.as_file_mut())?;
+            new.as_file().set_permissions(fs::Permissions::from_mode(0o444))?;
+            new.persist(&kernel)?;
+        }
+        Ok(Self { kernel, ..self })
     }
 }
 

@@ -1,16 +1,14 @@
 //! The host's side of what pid 1 of a machine is asked. What comes back was written by a guest: it is read in small pieces, and
 //! believed only about that guest.
 
-use super::socket::connect;
 use csb_wire::machine::{FromMachine, MOST, Numbered, ToMachine};
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
     time::{Duration, Instant},
 };
 
-/// A connection with pid 1 of a machine. QEMU lets in one at a time.
+/// A connection with pid 1 of a machine, which speaks on one at a time.
 pub(super) struct Control {
     stream: UnixStream,
     text: Vec<u8>,
@@ -18,8 +16,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn connect(path: &Path) -> io::Result<Self> {
-        let stream = connect(path)?;
+    pub(super) fn over(stream: UnixStream) -> io::Result<Self> {
         // Whatever another server was in the middle of ends here, and its answers bear numbers that are not ours.
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         (&stream).write_all(b"\n")?;

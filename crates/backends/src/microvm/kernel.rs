@@ -7,8 +7,20 @@ use std::{
 };
 
 /// In the order in which they need each other. What a kernel has built in, or does not have any more, is no module of it.
-const MODULES: [&str; 8] =
-    ["virtio_mmio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_balloon", "libcrc32c", "erofs", "overlay"];
+const MODULES: [&str; 12] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "virtio_balloon",
+    "virtio_rng",
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+    "libcrc32c",
+    "erofs",
+    "overlay",
+];
 /// Endings of a module's file; the kernel itself unpacks all but the first.
 const ENDINGS: [&str; 4] = ["ko", "ko.xz", "ko.zst", "ko.gz"];
 const HINT: &str = "install Debian's `linux-image-cloud-amd64`, or unpack it and name its `boot/vmlinuz-…` in the setting \
@@ -77,7 +89,17 @@ fn modules(image: &Path) -> io::Result<Vec<PathBuf>> {
     let place = places.into_iter().chain([beside.join("modules")]).find(|place| place.is_dir());
     let mut found = vec![None; MODULES.len()];
     if let Some(place) = place {
-        let drivers = ["drivers/virtio", "drivers/char", "drivers/block", "fs/erofs", "fs/overlayfs", "lib", ""];
+        let drivers = [
+            "drivers/virtio",
+            "drivers/char",
+            "drivers/block",
+            "drivers/char/hw_random",
+            "net/vmw_vsock",
+            "fs/erofs",
+            "fs/overlayfs",
+            "lib",
+            "",
+        ];
         for directory in drivers.iter().flat_map(|part| [place.join("kernel").join(part), place.join(part)]) {
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
                 let name = entry.file_name();

@@ -1,12 +1,11 @@
 //! Connections with the VMMs and first programs of machines: one of each, as QEMU talks with one at a time.
 
-use super::{control::Control, qmp::Qmp};
+use super::{control::Control, monitor::Monitor, seat::Seat};
 use csb_types::{SandboxId, Usage};
 use csb_wire::machine::{FromMachine, ToMachine};
 use std::{
     collections::HashMap,
     io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Those of one machine. Empty until they are used, and after a loss.
 #[derive(Default)]
 pub(super) struct Link {
-    qmp: Option<Qmp>,
+    monitor: Option<Monitor>,
     control: Option<Control>,
     /// Whether it stands still, and what it used when it was asked last.
     pub(super) frozen: bool,
@@ -26,34 +25,41 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts with connections that are there.
-    pub(super) fn new(qmp: Qmp, control: Control) -> Self {
-        Self { qmp: Some(qmp), control: Some(control), ..Self::default() }
+    pub(super) fn new(monitor: Monitor, control: Control) -> Self {
+        Self { monitor: Some(monitor), control: Some(control), ..Self::default() }
     }
 
     /// Asks the VMM.
-    pub(super) fn qmp<T>(&mut self, run: &Path, ask: impl FnOnce(&mut Qmp) -> io::Result<T>) -> io::Result<T> {
-        let qmp = match &mut self.qmp {
-            Some(qmp) => qmp,
-            none => none.insert(Qmp::connect(&run.join("qmp.sock"))?),
+    pub(super) fn vmm<T>(&mut self, seat: &Seat, ask: impl FnOnce(&mut Monitor) -> io::Result<T>) -> io::Result<T> {
+        let monitor = match &mut self.monitor {
+            Some(monitor) => monitor,
+            none => none.insert(Monitor::connect(seat)?),
         };
-        let answer = ask(qmp);
+        let answer = ask(monitor);
         if answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Other) {
-            self.qmp = None;
+            self.monitor = None;
         }
         answer
     }
 
     /// Asks pid 1.
-    pub(super) fn ask(&mut self, run: &Path, frame: ToMachine) -> io::Result<FromMachine> {
+    pub(super) fn ask(&mut self, seat: &Seat, frame: ToMachine) -> io::Result<FromMachine> {
         let control = match &mut self.control {
             Some(control) => control,
-            none => none.insert(Control::connect(&run.join("control.sock"))?),
+            none => none.insert(Control::over(seat.control()?)?),
         };
         let answer = control.ask(frame, PATIENCE);
         if answer.is_err() {
             self.control = None;
         }
         answer
+    }
+}
+
+impl Link {
+    /// Pid 1 has lost its connection, and has to be asked over another.
+    pub(super) fn part(&mut self) {
+        self.control = None;
     }
 }
 

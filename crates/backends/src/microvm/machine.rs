@@ -23,8 +23,8 @@ pub(super) struct Machine {
     pub(super) kvm: bool,
     /// Of the processor's time stamp counter, which an emulated processor has as well.
     pub(super) tsc_khz: Option<u64>,
-    /// A file with the state of a machine that stood still, to go on from.
-    pub(super) state: Option<PathBuf>,
+    /// Files with the state of a machine that stood still, to go on from, as its VMM wrote them.
+    pub(super) state: Option<Vec<PathBuf>>,
 }
 
 /// Names in the VMM's own directory: the kernel and its first file system.

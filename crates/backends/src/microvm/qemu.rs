@@ -9,6 +9,11 @@ pub(super) const SOCKETS: [&str; 3] = ["qmp.sock", "init.sock", "control.sock"];
 pub(super) const CONSOLE: &str = "console";
 const CONSOLE_BYTES: u32 = 64 << 10;
 
+/// Descriptor of a drive, or of what is behind the last, in the VMM.
+pub(super) fn descriptor(drive: usize) -> i32 {
+    FIRST_DESCRIPTOR + (SOCKETS.len() + drive) as i32
+}
+
 /// Behind the program's name.
 pub(super) fn arguments(machine: &Machine) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
@@ -37,7 +42,7 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
     add("-device", format!("virtserialport,chardev=init,name={INIT_PORT}"));
     add("-device", format!("virtserialport,chardev=control,name={CONTROL_PORT}"));
     for (at, drive) in machine.drives.iter().enumerate() {
-        let descriptor = FIRST_DESCRIPTOR + (SOCKETS.len() + at) as i32;
+        let descriptor = descriptor(at);
         add("-add-fd", format!("fd={descriptor},set={descriptor}"));
         let access = if drive.writable { "off" } else { "on" };
         // Opened with the rights that the descriptor has, and no others first.

@@ -3,7 +3,7 @@
 use super::socket::connect;
 use serde_json::{Value, json};
 use std::{
-    io::{self, BufRead, BufReader, IoSlice, Write},
+    io::{self, BufRead, BufReader, IoSlice, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -14,6 +14,8 @@ use std::{
 
 /// For one answer. A machine's memory is saved in the background, and asked after.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of one answer: the largest is a console, each character of it escaped.
+const MOST: u64 = 1 << 20;
 
 /// A connection. QEMU talks with one at a time.
 pub(super) struct Qmp {
@@ -38,8 +40,12 @@ impl Qmp {
 
     fn line(&mut self) -> io::Result<Value> {
         let mut line = String::new();
-        if self.lines.read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match (&mut self.lines).take(MOST).read_line(&mut line)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if !line.ends_with('\n') => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of QEMU has no end"));
+            }
+            _ => {}
         }
         Ok(serde_json::from_str(&line)?)
     }

@@ -2,40 +2,44 @@
 //!
 //! ```text
 //! DIRECTORY/snapshot.json   what the machine is made of
-//! DIRECTORY/state           memory, processors and devices, as QEMU writes them
+//! DIRECTORY/state           memory, processors and devices, as QEMU writes them; of Firecracker, all but the memory
+//! DIRECTORY/memory          of Firecracker; copies share what none of them has written to
 //! DIRECTORY/plan, upper     the disks that are the machine's own; those of the template are where they were
 //! ```
 
 use super::{
-    MachineV1, Microvm, PLAN, Shared, UPPER, aside, done, failed, go_on, links::Link, machine::Machine, undo, vmm,
+    MachineV1, Microvm, PLAN, Shared, UPPER, Vmm, aside, done, failed, firecracker, go_on, links::Link,
+    machine::Machine, reached, seat::Seat, undo, vmm,
 };
 use crate::{BackendError, backend::Building};
 use csb_sys::packet::Conn;
 use csb_types::{Kind, Limits, SandboxId};
-use csb_wire::machine::FIRST_DESCRIPTOR;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::{
-        fd::AsFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
-    },
-    path::Path,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-/// As fast as the disk takes it, bytes a second; QEMU's own default is a network's.
-const FAST: u64 = 1 << 40;
 const RECORD: &str = "snapshot.json";
-const STATE: &str = "state";
+/// As the VMM writes them.
+fn states(vmm: Vmm, directory: &Path) -> Vec<PathBuf> {
+    match vmm {
+        Vmm::Qemu => vec![directory.join("state")],
+        Vmm::Firecracker => firecracker::SAVED.map(|name| directory.join(name)).into(),
+    }
+}
 
 /// What is written down of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 struct SnapshotV1 {
     /// What its init speaks.
     protocol: u32,
+    /// What runs it, and can go on with it.
+    #[serde(default)]
+    vmm: Vmm,
     machine: MachineV1,
     limits: Limits,
 }
@@ -62,8 +66,8 @@ impl Microvm {
         Box::pin(async move {
             let (shared, name, directory) = (self.shared.clone(), id.clone(), directory.to_owned());
             let build = async {
-                let pid = aside(move || shared.load(&name, &directory)).await?;
-                self.shared.relay(&self.shared.guests.place(id), pid)
+                let seat = aside(move || shared.load(&name, &directory)).await?;
+                self.shared.relay(seat)
             };
             undo::whole(&self.shared, id, build).await
         })
@@ -94,38 +98,31 @@ impl Microvm {
     }
 }
 
-/// Descriptor of a drive in its VMM.
-fn descriptor(drive: usize) -> i32 {
-    FIRST_DESCRIPTOR + (super::qemu::SOCKETS.len() + drive) as i32
-}
-
-fn new(path: &Path) -> io::Result<File> {
+pub(super) fn new(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Copies a disk; where the file system can, only what of it is changed later.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     drop(new(to)?);
     fs::copy(from, to).map(drop)
 }
 
 impl Shared {
     fn save(&self, id: &SandboxId, limits: &Limits, directory: &Path) -> io::Result<()> {
-        let place = self.there(id)?;
+        let (place, seat) = self.there(id)?;
         let mut machine: MachineV1 = serde_json::from_slice(&fs::read(place.path.join("machine.json"))?)?;
         let was_frozen = self.with(id, |link| Ok(link.frozen))?;
         if !was_frozen {
             self.freeze(id, true)?;
         }
         let saved = self.with(id, |link| {
-            let state = new(&directory.join(STATE))?;
-            link.qmp(&place.run(), |qmp| {
-                qmp.ask("migrate-set-parameters", json!({ "max-bandwidth": FAST }))?;
-                qmp.give(STATE, state.as_fd())?;
-                qmp.ask("migrate", json!({ "uri": format!("fd:{STATE}") }))?;
-                qmp.migrated()
-            })?;
-            state.sync_all()?;
+            let saved = link.vmm(&seat, |monitor| monitor.save(&place.path, &states(seat.vmm, directory)));
+            if seat.vmm == Vmm::Firecracker {
+                // It resets the guest's vsock.
+                link.part();
+            }
+            saved?;
             for (number, drive) in machine.machine.drives.iter_mut().enumerate() {
                 let name = match number {
                     0 => PLAN,
@@ -135,7 +132,7 @@ impl Shared {
                 copy(&place.path.join(name), &directory.join(name))?;
                 drive.image = directory.join(name);
             }
-            let snapshot = SnapshotV1 { protocol: csb_wire::VERSION, machine, limits: limits.clone() };
+            let snapshot = SnapshotV1 { protocol: csb_wire::VERSION, vmm: seat.vmm, machine, limits: limits.clone() };
             fs::write(directory.join(RECORD), serde_json::to_vec(&snapshot)?)
         });
         if !was_frozen {
@@ -144,7 +141,7 @@ impl Shared {
         saved
     }
 
-    fn load(self: &Arc<Self>, id: &SandboxId, directory: &Path) -> Result<i32, BackendError> {
+    fn load(self: &Arc<Self>, id: &SandboxId, directory: &Path) -> Result<Seat, BackendError> {
         let step = "read the snapshot";
         let text = fs::read(directory.join(RECORD)).map_err(failed(step))?;
         let snapshot: SnapshotV1 = serde_json::from_slice(&text).map_err(|error| failed(step)(error.into()))?;
@@ -153,7 +150,7 @@ impl Shared {
         }
         let mut kept = snapshot.machine;
         let place = self.guests.place(id);
-        place.begin(Kind::Microvm, "qemu")?;
+        place.begin(Kind::Microvm, snapshot.vmm.name())?;
         for (number, drive) in kept.machine.drives.iter_mut().enumerate() {
             if number == 0 {
                 drive.image = directory.join(PLAN);
@@ -163,25 +160,24 @@ impl Shared {
                 drive.image = own;
             }
         }
-        let machine = Machine { state: Some(directory.join(STATE)), ..kept.machine.clone() };
+        let machine = Machine { state: Some(states(snapshot.vmm, directory)), ..kept.machine.clone() };
         let text = serde_json::to_vec(&kept).map_err(io::Error::from);
         text.and_then(|text| fs::write(place.path.join("machine.json"), text)).map_err(failed("write the record"))?;
-        let qemu = vmm::find(&self.settings.qemu).unwrap_or_else(|| self.settings.qemu.clone());
-        let (group, mut started, mut qmp) = self.power(id, &place, &qemu, &machine, &snapshot.limits)?;
+        let named = self.settings.program(snapshot.vmm);
+        let program = vmm::find(named).unwrap_or_else(|| named.to_owned());
+        let (group, mut started, mut monitor) =
+            self.power(id, &place, (snapshot.vmm, &program), &machine, &snapshot.limits)?;
         let gone_on = || -> io::Result<()> {
-            qmp.ask("migrate-incoming", json!({ "uri": format!("fd:{}", descriptor(machine.drives.len())) }))?;
-            qmp.migrated()?;
-            qmp.ask("cont", json!({}))?;
-            let control = super::Control::connect(&place.run().join("control.sock"))?;
-            let mut link = Link::new(qmp, control);
+            monitor.begin(&machine)?;
+            let mut link = Link::new(monitor, super::Control::over(reached(&started.seat)?)?);
             let mut seed = vec![0; 64];
             rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
-            done(link.ask(&place.run(), go_on(seed))?)?;
+            done(link.ask(&started.seat, go_on(seed))?)?;
             self.links.put(id, link);
             Ok(())
         };
         gone_on().map_err(|error| started.why(&error)).map_err(failed("go on with the machine"))?;
         self.settle(&group, &machine, &snapshot.limits)?;
-        Ok(started.pid)
+        Ok(started.seat)
     }
 }

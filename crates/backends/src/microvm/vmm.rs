@@ -1,9 +1,14 @@
 //! Starting a VMM in its confinement, and ending it.
 
 use super::{
+    api::plain,
+    firecracker,
     machine::{INITRAMFS, KERNEL, Machine},
+    monitor::Monitor,
     qemu,
-    qmp::Qmp,
+    seat::Seat,
+    settings::Vmm,
+    socket,
 };
 use crate::BackendError;
 use csb_sys::{
@@ -13,11 +18,12 @@ use csb_sys::{
 use csb_types::Limits;
 use csb_wire::{
     VERSION,
-    machine::{CONFINER, VmmPlan},
+    machine::{CONFINER, VMM_CONSOLE, VMM_RUN, VmmPlan},
 };
 use std::{
     collections::hash_map::DefaultHasher,
     ffi::OsStr,
+    fs::File,
     hash::{Hash, Hasher},
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -36,6 +42,10 @@ const GROUPS: &str = "csb-vm";
 /// For a VMM to say that it is there, on a host under load.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(5);
+/// Between the end of its connections and its own.
+const GONE: Duration = Duration::from_millis(500);
+/// Of a machine's devices and processors, written down.
+const STATE: u64 = 64 << 20;
 /// Between its death and the end of all that the kernel held for it.
 const END: Duration = Duration::from_secs(10);
 
@@ -77,14 +87,17 @@ pub(super) fn kernel(error: cgroup::CgroupError) -> io::Error {
 
 /// A VMM that was started.
 pub(super) struct Started {
-    /// Host pid.
-    pub(super) pid: i32,
+    pub(super) seat: Seat,
+    /// What its guest's console said, where the VMM itself keeps nothing of it. Readable after its end.
+    console: Option<File>,
     /// What it has to say, until nobody asks any more.
     words: ChildStderr,
 }
 
 /// What a VMM is started with beside its machine.
 pub(super) struct Place<'a> {
+    /// The machine's own directory.
+    pub(super) own: &'a Path,
     /// Where its sockets are, and where its root is built.
     pub(super) run: &'a Path,
     pub(super) root: &'a Path,
@@ -106,37 +119,79 @@ pub(super) fn find(name: &Path) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Starts QEMU for a machine.
-pub(super) fn start(qemu: &Path, machine: &Machine, place: &Place<'_>) -> io::Result<Started> {
-    let program = std::fs::canonicalize(qemu)?;
+/// Whether a process is in the group of a machine of this name.
+pub(super) fn is_of(pid: i32, name: &str) -> bool {
+    Group::of_process(pid).is_ok_and(|group| group.id().contains(name))
+}
+
+/// Starts a VMM for a machine.
+pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'_>) -> io::Result<Started> {
+    let program = std::fs::canonicalize(program)?;
     // With its firmware, which lies beside it.
     let tree = program.parent().and_then(Path::parent).unwrap_or(Path::new("/")).to_owned();
     let mut hasher = DefaultHasher::new();
     (place.node, place.name).hash(&mut hasher);
-    let mut disks: Vec<(PathBuf, bool)> =
-        machine.drives.iter().map(|drive| (drive.image.clone(), drive.writable)).collect();
-    disks.extend(machine.state.iter().map(|state| (state.clone(), false)));
     let plan = VmmPlan {
         version: VERSION,
         group: (groups(place.node), place.name.to_owned()),
         uid: FIRST_USER + (hasher.finish() & 0xff_ffff) as u32,
         directory: place.root.to_owned(),
         shown: vec![tree],
-        files: vec![
-            (machine.kernel.clone(), KERNEL.into(), false),
-            (machine.initramfs.clone(), INITRAMFS.into(), false),
-        ],
-        run: None,
+        files: vec![],
+        run: false,
+        file_size: None,
         kvm: machine.kvm,
-        sockets: qemu::SOCKETS.iter().map(|name| place.run.join(name)).collect(),
-        disks,
+        sockets: vec![],
+        disks: machine.drives.iter().map(|drive| (drive.image.clone(), drive.writable)).collect(),
         program,
-        arguments: qemu::arguments(machine),
+        arguments: vec![],
     };
-    spawn(&plan)
+    let plan = match vmm {
+        Vmm::Qemu => for_qemu(plan, machine, place),
+        Vmm::Firecracker => for_firecracker(plan, machine, place)?,
+    };
+    let (pid, words) = spawn(&plan)?;
+    let seat = Seat { vmm, pid, name: place.name.to_owned(), run: place.run.to_owned() };
+    let console = plan.run.then(|| socket::file_of(pid, &format!("{VMM_RUN}/{VMM_CONSOLE}")).ok()).flatten();
+    Ok(Started { seat, console, words })
 }
 
-fn spawn(plan: &VmmPlan) -> io::Result<Started> {
+fn for_qemu(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> VmmPlan {
+    plan.files =
+        vec![(machine.kernel.clone(), KERNEL.into(), false), (machine.initramfs.clone(), INITRAMFS.into(), false)];
+    plan.sockets = qemu::SOCKETS.iter().map(|name| place.run.join(name)).collect();
+    plan.disks.extend(machine.state.iter().flatten().map(|state| (state.clone(), false)));
+    plan.arguments = qemu::arguments(machine);
+    plan
+}
+
+/// It opens everything by name. The descriptors of its disks tell whoever removes images that these are in use.
+fn for_firecracker(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> io::Result<VmmPlan> {
+    let disks = machine.drives.iter().enumerate();
+    plan.files = disks.map(|(at, drive)| (drive.image.clone(), firecracker::disk(at), drive.writable)).collect();
+    plan.files.extend([
+        (machine.kernel.clone(), firecracker::KERNEL.into(), false),
+        (machine.initramfs.clone(), INITRAMFS.into(), false),
+    ]);
+    let loaded = machine.state.iter().flatten().zip(firecracker::LOADED);
+    plan.files.extend(loaded.map(|(path, name)| (path.clone(), name.to_owned(), false)));
+    for name in firecracker::SAVED {
+        let path = place.own.join(name);
+        drop(super::snapshot::new(&path)?);
+        plan.files.push((path, name.into(), true));
+    }
+    // Nothing that it writes is larger than its memory or a disk that is there, but for what is said of them.
+    let mut most = machine.memory;
+    for drive in machine.drives.iter().filter(|drive| drive.writable) {
+        most = most.max(std::fs::metadata(&drive.image)?.len());
+    }
+    plan.file_size = Some(most + STATE);
+    plan.run = true;
+    plan.arguments = firecracker::arguments();
+    Ok(plan)
+}
+
+fn spawn(plan: &VmmPlan) -> io::Result<(i32, ChildStderr)> {
     use std::os::unix::process::CommandExt;
     let mut child = Command::new("/proc/self/exe")
         .arg0(OsStr::new(CONFINER))
@@ -159,33 +214,48 @@ fn spawn(plan: &VmmPlan) -> io::Result<Started> {
         return Err(io::Error::other(said.trim().to_owned()));
     }
     let pid = line.trim().parse().map_err(io::Error::other)?;
-    Ok(Started { pid, words })
+    Ok((pid, words))
 }
 
 impl Started {
     /// Waits until it answers.
-    pub(super) fn answers(&mut self, socket: &Path) -> io::Result<Qmp> {
+    pub(super) fn answers(&mut self) -> io::Result<Monitor> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match Qmp::connect(socket) {
-                Ok(qmp) => return Ok(qmp),
-                Err(error) if !lives(self.pid) => return Err(self.why(&error)),
+            match Monitor::connect(&self.seat) {
+                Ok(monitor) => return Ok(monitor),
+                Err(error) if !lives(self.seat.pid) => return Err(self.why(&error)),
+                // It is there, and not what it should be.
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) => {
+                    return Err(error);
+                }
                 Err(error) if Instant::now() > end => return Err(error),
                 Err(_) => std::thread::sleep(TICK),
             }
         }
     }
 
+    /// What the guest's console said since it was asked last.
+    pub(super) fn console(&mut self, monitor: &mut Monitor) -> io::Result<String> {
+        monitor.console(self.console.as_mut())
+    }
+
     /// What a VMM that has ended said.
     pub(super) fn why(&mut self, error: &io::Error) -> io::Error {
-        if lives(self.pid) {
+        // A connection is lost a moment before its process is.
+        let end = Instant::now() + GONE;
+        while lives(self.seat.pid) && error.kind() != io::ErrorKind::Other && Instant::now() < end {
+            std::thread::sleep(TICK);
+        }
+        if lives(self.seat.pid) {
             // It has not said its last word, which would be waited for.
             return io::Error::new(error.kind(), error.to_string());
         }
         let mut said = Vec::new();
         let _ = (&mut self.words).take(4096).read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said);
-        let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said: Vec<String> = said.lines().map(plain).collect();
+        let said: Vec<&str> = said.iter().map(String::as_str).map(str::trim).filter(|line| !line.is_empty()).collect();
         if said.is_empty() {
             io::Error::new(error.kind(), format!("the VMM ended ({error})"))
         } else {

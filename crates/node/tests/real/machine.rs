@@ -30,7 +30,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// QEMU and a kernel of Debian's packages; none where they cannot be had.
-fn settings() -> Option<MicrovmSettings> {
+pub fn settings() -> Option<MicrovmSettings> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| here.join("target"), PathBuf::from);
     let place = target.join("microvm");
@@ -45,21 +45,28 @@ fn settings() -> Option<MicrovmSettings> {
         eprintln!("left out: {}", String::from_utf8_lossy(&got.stderr).trim());
         None
     })?;
-    Some(MicrovmSettings { qemu, kernel: Some(kernel), accelerator: Accelerator::Tcg, memory: 256 << 20 })
+    let kernel = Some(kernel);
+    Some(MicrovmSettings { qemu, kernel, accelerator: Accelerator::Tcg, memory: 256 << 20, ..Default::default() })
 }
 
-fn spec() -> SandboxSpec {
+pub fn spec() -> SandboxSpec {
     let limits = Limits { memory: 64 << 20, disk: 16 << 20, inodes: 2000, ..Limits::default() };
     SandboxSpec { kind: Kind::Microvm, template: "small".into(), limits, upper: Upper::Disk, ..SandboxSpec::default() }
 }
 
 /// Whatever of machines is on the host: directories, control groups, disks.
-fn left(host: &Host) -> Vec<PathBuf> {
+pub fn left(host: &Host) -> Vec<PathBuf> {
     let list = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let visible = |path: &PathBuf| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let mut found: Vec<PathBuf> = list(host.dir.join("guests")).filter(visible).collect();
     found.extend(list(host.dir.join("disks")));
     found
+}
+
+/// Host pid of a machine's VMM.
+pub fn vmm_of(host: &Host, id: &SandboxId) -> i64 {
+    let record = fs::read_to_string(host.dir.join(format!("guests/{id}/guest.json"))).unwrap();
+    serde_json::from_str::<serde_json::Value>(&record).unwrap()["pid"].as_i64().unwrap()
 }
 
 async fn missing(host: Host) {
@@ -96,8 +103,7 @@ async fn confined(host: Host) {
     let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings);
     let id = SandboxId::random();
     let conn = machines.create(&id, &spec()).await.unwrap();
-    let record = fs::read_to_string(host.dir.join(format!("guests/{id}/guest.json"))).unwrap();
-    let pid = serde_json::from_str::<serde_json::Value>(&record).unwrap()["pid"].as_i64().unwrap();
+    let pid = vmm_of(&host, &id);
     let proc = Path::new("/proc").join(pid.to_string());
     let status = fs::read_to_string(proc.join("status")).unwrap();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
@@ -126,7 +132,7 @@ async fn confined(host: Host) {
 }
 
 /// What a command says, asked for as a driver asks.
-fn said(conn: &Conn, line: &str) -> String {
+pub fn said(conn: &Conn, line: &str) -> String {
     let (out, out_w) = pipe::pipe().unwrap();
     let (err, err_w) = pipe::pipe().unwrap();
     let plan = ExecPlan {
@@ -158,8 +164,14 @@ fn said(conn: &Conn, line: &str) -> String {
 }
 
 async fn forked(host: Host) {
-    let Some(settings) = settings() else { return };
-    template(&host);
+    if let Some(settings) = settings() {
+        gone_on(&host, settings).await;
+    }
+}
+
+/// A machine, its snapshot and what goes on from there, whichever VMM runs it.
+pub async fn gone_on(host: &Host, settings: MicrovmSettings) {
+    template(host);
     let machines = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings);
     let id = SandboxId::random();
     let first = machines.create(&id, &spec()).await.unwrap();
@@ -187,8 +199,8 @@ async fn forked(host: Host) {
     for id in others.iter().chain(&child).chain([&id]) {
         machines.release(id).await.unwrap();
     }
-    assert_eq!(left(&host), [] as [PathBuf; 0]);
+    assert_eq!(left(host), [] as [PathBuf; 0]);
     let error = machines.restore(&id, Path::new("/nowhere")).await.unwrap_err();
     assert!(error.to_string().contains("snapshot"), "{error}");
-    assert_eq!(left(&host), [] as [PathBuf; 0]);
+    assert_eq!(left(host), [] as [PathBuf; 0]);
 }

@@ -3,6 +3,7 @@
 mod execs;
 mod faults;
 mod files;
+mod firecracker;
 mod hardened;
 mod lifecycle;
 mod local;
@@ -20,6 +21,16 @@ fn main() -> ExitCode {
     if let Some(code) = csb_warden::entry() {
         return code;
     }
+    // In a machine's directory, as its VMM.
+    if std::env::args().next().is_some_and(|name| name.ends_with(&format!("/{}", csb_testkit::firecracker::PROGRAM))) {
+        return match csb_testkit::firecracker::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("firecracker: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Some(code) = roles::play() {
         return code;
     }
@@ -30,6 +41,7 @@ fn main() -> ExitCode {
         execs::trials(),
         faults::trials(),
         files::trials(),
+        firecracker::trials(),
         hardened::trials(),
         lifecycle::trials(),
         local::trials(),

@@ -1,7 +1,7 @@
 //! The table of settings: name, variable, default, meaning and how the text is read.
 
 use super::{Config, LogFormat, Secret};
-use csb_backends::Accelerator;
+use csb_backends::{Accelerator, Vmm};
 use csb_types::{Kind, parse_bytes, parse_duration};
 use std::{
     fmt::Display,
@@ -420,6 +420,29 @@ pub(super) const SETTINGS: &[Setting] = &[
                 Some(word) => Err(format!("`{word}` is no network of the sandbox's own")),
                 None => Ok(()),
             }
+        },
+    },
+    Setting {
+        key: "microvm.vmm",
+        env: "CSB_MICROVM_VMM",
+        default: "qemu",
+        absent: "",
+        about: "What runs new `microvm` sandboxes: `qemu`, or `firecracker`, which needs KVM; those that there are stay with theirs",
+        set: |c, text| {
+            let named = Vmm::ALL.into_iter().find(|vmm| vmm.name() == text);
+            c.microvm.vmm = named.ok_or("it is `qemu` or `firecracker`")?;
+            Ok(())
+        },
+    },
+    Setting {
+        key: "microvm.firecracker",
+        env: "CSB_MICROVM_FIRECRACKER",
+        default: "",
+        absent: "`firecracker` of `PATH`",
+        about: "The Firecracker, 1.14 or later, that runs sandboxes of kind `microvm` with `microvm.vmm = \"firecracker\"`",
+        set: |c, text| {
+            c.microvm.firecracker = PathBuf::from(text);
+            Ok(())
         },
     },
     Setting {

@@ -1,8 +1,11 @@
 //! The port by which the backend asks pid 1 for what concerns the machine as a whole.
 
-use super::{Machine, inside, kernel, set_clock};
+use super::{Machine, inside, kernel, ports::Port, set_clock};
 use csb_jail::Step;
-use csb_sys::process::{self, SIGCHLD};
+use csb_sys::{
+    process::{self, SIGCHLD},
+    vsock::Listener,
+};
 use csb_types::Usage;
 use csb_wire::{
     Failure,
@@ -11,7 +14,7 @@ use csb_wire::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -22,42 +25,98 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Owner of the port.
 pub(super) struct Control {
-    port: OwnedFd,
+    line: Line,
+}
+
+enum Line {
+    /// Opened and closed on the host.
+    Serial(OwnedFd),
+    /// The newest connection is the one there is.
+    Vsock { listener: Listener, stream: Option<OwnedFd> },
+}
+
+impl Line {
+    /// A connection that has come in the meantime takes the place of the one there is.
+    fn look(&mut self) {
+        if let Self::Vsock { listener, stream } = self {
+            while let Ok(Some(newer)) = listener.accept() {
+                *stream = Some(newer);
+            }
+        }
+    }
+
+    fn stream(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Serial(fd) => Some(fd),
+            Self::Vsock { stream, .. } => stream.as_ref(),
+        }
+    }
+
+    /// What tells that there is something to read, or to look at.
+    fn polled(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Serial(fd) => vec![fd.as_fd()],
+            Self::Vsock { listener, stream } => {
+                [listener.as_fd()].into_iter().chain(stream.iter().map(AsFd::as_fd)).collect()
+            }
+        }
+    }
+
+    /// The host has hung up.
+    fn part(&mut self) {
+        if let Self::Vsock { stream, .. } = self {
+            *stream = None;
+        }
+    }
 }
 
 impl Control {
-    pub(super) fn new(port: OwnedFd) -> Self {
-        Self { port }
+    pub(super) fn new(port: Port) -> Self {
+        let line = match port {
+            Port::Serial(fd) => Line::Serial(fd),
+            Port::Vsock(listener) => Line::Vsock { listener, stream: None },
+        };
+        Self { line }
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        self.port.try_clone().map(Self::new)
+        let line = match &self.line {
+            Line::Serial(fd) => Line::Serial(fd.try_clone()?),
+            Line::Vsock { listener, .. } => Line::Vsock { listener: listener.try_clone()?, stream: None },
+        };
+        Ok(Self { line })
     }
 
     /// Says something that nobody asked for, as soon as there is somebody.
-    pub(super) fn insist(&self, frame: &FromMachine) {
+    pub(super) fn insist(&mut self, frame: &FromMachine) {
         let end = Instant::now() + PATIENCE;
         while self.say(0, frame).is_err() && Instant::now() < end {
             std::thread::sleep(ALONE / 10);
         }
     }
 
-    fn say(&self, number: u64, frame: &FromMachine) -> io::Result<()> {
+    fn say(&mut self, number: u64, frame: &FromMachine) -> io::Result<()> {
         let mut line = serde_json::to_vec(&Numbered { number, frame })?;
         line.push(b'\n');
-        rustix::io::write(&self.port, &line)?;
+        self.line.look();
+        let stream = self.line.stream().ok_or(io::ErrorKind::NotConnected)?;
+        let written = rustix::io::write(stream, &line);
+        if written.is_err_and(|error| error != rustix::io::Errno::AGAIN) {
+            self.line.part();
+        }
+        written?;
         Ok(())
     }
 
     /// Answers until the sandbox's init has ended; why it has.
-    pub(super) fn serve(self, machine: &Machine) -> String {
+    pub(super) fn serve(mut self, machine: &Machine) -> String {
         match self.answer(machine) {
             Ok(status) => format!("the sandbox's init ended ({:?})", process::decode_status(status)),
             Err(error) => format!("the control port: {error}"),
         }
     }
 
-    fn answer(&self, machine: &Machine) -> io::Result<i32> {
+    fn answer(&mut self, machine: &Machine) -> io::Result<i32> {
         let signals = process::signal_fd(&[SIGCHLD])?;
         let (mut text, mut buffer) = (Vec::new(), vec![0; 4096]);
         loop {
@@ -66,23 +125,28 @@ impl Control {
                     return Ok(status);
                 }
             }
-            let ready = {
-                let mut polled = [PollFd::new(&signals, PollFlags::IN), PollFd::new(&self.port, PollFlags::IN)];
+            let hung_up = {
+                let fds = self.line.polled();
+                let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+                polled.push(PollFd::new(&signals, PollFlags::IN));
                 match rustix::event::poll(&mut polled, None) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
-                polled[1].revents()
+                polled[..fds.len()].iter().any(|fd| fd.revents().contains(PollFlags::HUP))
             };
             while process::next_signal(&signals).is_some() {}
-            if ready.contains(PollFlags::IN) {
-                match rustix::io::read(&self.port, &mut buffer) {
+            self.line.look();
+            if let Some(stream) = self.line.stream() {
+                match rustix::io::read(stream, &mut buffer) {
+                    Ok(0) => self.line.part(),
                     Ok(length) => text.extend_from_slice(&buffer[..length]),
                     Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                    Err(_) if matches!(self.line, Line::Vsock { .. }) => self.line.part(),
                     Err(error) => return Err(error.into()),
                 }
             }
-            if ready.contains(PollFlags::HUP) {
+            if hung_up && matches!(self.line, Line::Serial(_)) {
                 // The port says so again and again.
                 let pause = Timespec::try_from(ALONE).ok();
                 let _ = rustix::event::poll(&mut [PollFd::new(&signals, PollFlags::IN)], pause.as_ref());
