@@ -235,6 +235,17 @@ impl Shared {
     }
 }
 
+/// What an engine says of a container that ended.
+fn ended(state: &bollard::models::ContainerState) -> String {
+    let code = state.exit_code.unwrap_or_default();
+    match (state.oom_killed, state.error.as_deref().unwrap_or_default()) {
+        (Some(true), _) => format!("its container ended (exit code {code}): its memory ran out"),
+        (_, "") if state.running == Some(true) => "its init was lost, while its container went on".into(),
+        (_, "") => format!("its container ended (exit code {code})"),
+        (_, error) => format!("its container ended (exit code {code}): {error}"),
+    }
+}
+
 /// Of a container, for people and for a server that lost its record.
 fn name(id: &SandboxId) -> String {
     format!("csb-{id}")
@@ -311,6 +322,20 @@ impl Keeper for Docker {
                 }
                 done => done.map_err(|error| self.shared.engine.failed(step, error)).map_err(warden(step)),
             }
+        })
+    }
+
+    fn why_ended<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Option<String>> {
+        Box::pin(async move {
+            let container = self.shared.record(id)?.container;
+            let docker = self.shared.engine.connect().await.map_err(warden("look at the container"))?;
+            let state = match docker.inspect_container(&container, None).await {
+                Err(error) if is_absent(&error) => {
+                    return Ok(Some("its container was removed, not by this server".into()));
+                }
+                found => found.map_err(|error| self.shared.engine.failed("look at the container", error)),
+            };
+            Ok(state.map_err(warden("look at the container"))?.state.map(|state| ended(&state)))
         })
     }
 

@@ -19,6 +19,11 @@ const WIND_DOWN: Duration = Duration::from_secs(2);
 
 impl Driver {
     pub(crate) fn release(&mut self) {
+        self.let_go(false);
+    }
+
+    /// `by_itself`: nobody asked for it, and it is over already.
+    fn let_go(&mut self, by_itself: bool) {
         if self.admit(Request::Release) != Ok(true) {
             return;
         }
@@ -28,6 +33,9 @@ impl Driver {
         }
         let sandbox = self.sandbox.clone();
         tokio::spawn(async move {
+            if by_itself {
+                sandbox.ask_why().await;
+            }
             let done = sandbox.keeper.release(&sandbox.id).await;
             let _ = sandbox.commands.send(Command::Released(done));
         });
@@ -56,7 +64,7 @@ impl Driver {
         self.outbox.clear();
         // Dropped, it says that init ended at once.
         self.ready = None;
-        self.release();
+        self.let_go(true);
     }
 
     /// Everything ends: execs get their results, files go, waiters hear of it.

@@ -344,6 +344,12 @@ def test_the_end_of_a_pod_is_the_sandboxes_and_no_other(cluster: Cluster, ann: A
         assert cluster.http.delete(path, params={"gracePeriodSeconds": 0}).status_code == 200
     gone(ann, box)
     words = {"evict": "low on resource", "eviction": "Eviction API", "delete": "deleted"}
+    # Whoever had it hears why, and nobody else.
+    said = refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
+    assert "has ended: the cluster ended it" in said and words[how] in said
+    bob = server.api("bob")
+    assert "there is no sandbox" in refused(bob("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
+    bob.close()
     assert "the cluster ended a sandbox" in server.said() and words[how] in server.said()
     assert ann.run(other, "echo fine")["stdout"] == "fine\n"
     ann("DELETE", f"/sandboxes/{other}")
@@ -471,6 +477,7 @@ def test_a_lost_node_loses_its_sandboxes_and_the_server_says_so(own_cluster: Clu
         own_cluster.disturb("lose-node")
         gone(ann, box)
         assert "DeletionByTaintManager" in server.said()
+        assert "DeletionByTaintManager" in refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
         # Not a word of its node, and its pod is gone all the same.
         no_pods(own_cluster)
         ann.close()
