@@ -8,6 +8,7 @@
 mod attach;
 mod body;
 mod cluster;
+mod examine;
 mod merge;
 mod state;
 mod watch;
@@ -163,6 +164,12 @@ fn node(data_dir: &Path) -> io::Result<String> {
 }
 
 impl K8s {
+    /// Where the cluster of these settings is, if one is found, answers, and lets this server do what it has to; nothing is made
+    /// in it. May take as long as a cluster that does not answer lets wait.
+    pub async fn examine(settings: &K8sSettings) -> Result<String, BackendError> {
+        examine::examine(settings).await
+    }
+
     /// Nothing is asked of a cluster before a sandbox is.
     pub fn new(data_dir: &Path, settings: K8sSettings) -> io::Result<Self> {
         let shared = Shared {
