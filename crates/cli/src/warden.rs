@@ -25,7 +25,8 @@ docs/guides/operating.md for systemd.")]
     Start(StartArgs),
     /// End all sandboxes of a data directory and the process that holds them
     #[command(after_help = "\
-Stopping the server leaves sandboxes running, so that the next one finds them; this ends them.")]
+Stopping the server leaves sandboxes running, so that the next one finds them; this ends them. Those of kinds docker, oci,
+microvm and k8s are held by other programs: it names them, and does not end them.")]
     Stop(StopArgs),
 }
 
@@ -57,13 +58,25 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
         None => None,
     };
     csb_node::forget_memory(&data_dir).map_err(fail)?;
+    let elsewhere = csb_node::elsewhere(&data_dir).map_err(fail)?;
     if json {
-        return print::json(&serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": stopped.unwrap_or(0) }));
+        let ids: Vec<&str> = elsewhere.iter().map(|(id, _)| id.as_str()).collect();
+        let told =
+            serde_json::json!({ "stopped": stopped.is_some(), "sandboxes": stopped.unwrap_or(0), "elsewhere": ids });
+        return print::json(&told);
     }
     match stopped {
-        Some(held) => print::line(format!("stopped the warden and {held} sandboxes")),
-        None => print::line(format!("no warden runs for `{}`", data_dir.display())),
+        Some(held) => print::line(format!("stopped the warden and {held} sandboxes"))?,
+        None => print::line(format!("no warden runs for `{}`", data_dir.display()))?,
     }
+    if elsewhere.is_empty() {
+        return Ok(());
+    }
+    print::line("these are not the warden's, and may live on:")?;
+    for (id, kind) in &elsewhere {
+        print::line(format!("  {id} ({})", kind.name()))?;
+    }
+    print::line("start the server again, and end them with `csb rm --all`")
 }
 
 fn start(data_dir: &Path, json: bool) -> Outcome {

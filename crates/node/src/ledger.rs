@@ -77,6 +77,19 @@ pub(crate) struct Ledger {
     freed: AtomicU64,
 }
 
+/// Sandboxes of a data directory that other programs than its warden hold, as far as is written down, and their kinds.
+pub fn elsewhere(data_dir: &Path) -> io::Result<Vec<(SandboxId, Kind)>> {
+    let mut found = Vec::new();
+    let ledger = Ledger::new(data_dir.join("sandboxes"));
+    ledger.read(|entry| {
+        if matches!(entry.kind(), Kind::Docker | Kind::Oci | Kind::Microvm | Kind::K8s) {
+            found.push((entry.id.clone(), entry.kind()));
+        }
+    })?;
+    found.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    Ok(found)
+}
+
 /// A file for an entry. Dropped before it is committed, it never was.
 #[derive(Debug)]
 pub(crate) struct Draft {
