@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import kubernetes_validate
 import pytest
 from kube_cluster import IMAGE, Cluster
 
-from harness import Api, Server, refused
+from harness import Api, Server, program, refused
 
 MIB = 1 << 20
 
@@ -327,6 +328,29 @@ def test_our_processes_in_a_pod_make_few_system_calls(cluster: Cluster, ann: Api
     # This cluster's runtime filters nothing, so the filter is ours; each thread has one.
     assert set(ours) == {"csb-relay", "csb-bridge", "csb-counters"}
     assert all(each == "1 2" for threads in ours.values() for each in threads), ours
+
+
+def doctor(**settings: str) -> str:
+    """What `csb doctor` says of this kind."""
+    done = subprocess.run([program(), "doctor"], env={**os.environ, **settings}, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    at = next(place for place, line in enumerate(lines) if "k8s" in line.split()[:2])
+    return "\n".join(lines[at : at + 3])
+
+
+def test_the_doctor_says_what_a_cluster_lets_it_do(cluster: Cluster) -> None:
+    assert "k8s.program_image" in doctor()
+    said = doctor(**cluster.settings())
+    assert cluster.url in said and "`default`" in said and "may not" not in said
+    cluster.disturb("deny", "1")
+    try:
+        assert "may not create pods/exec" in doctor(**cluster.settings())
+    finally:
+        cluster.disturb("deny", "0")
+    dead = Path(cluster.dir) / "nobody.yaml"
+    dead.write_text(Path(cluster.kubeconfig).read_text().replace(cluster.url, "http://127.0.0.1:1"))
+    assert "does not answer" in doctor(**{**cluster.settings(), "KUBECONFIG": str(dead)})
+    assert "no Kubernetes cluster can be found" in doctor(**{**cluster.settings(), "KUBECONFIG": "/nowhere"})
 
 
 @pytest.mark.parametrize("how", ["evict", "eviction", "delete"])

@@ -3,17 +3,19 @@
 use super::socket::connect;
 use serde_json::{Value, json};
 use std::{
-    io::{self, BufRead, BufReader, IoSlice, Write},
+    io::{self, BufRead, BufReader, IoSlice, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// For one answer. A machine's memory is saved in the background, and asked after.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest line that QEMU says, bytes.
+const MOST: u64 = 1 << 20;
 
 /// A connection. QEMU talks with one at a time.
 pub(super) struct Qmp {
@@ -38,7 +40,8 @@ impl Qmp {
 
     fn line(&mut self) -> io::Result<Value> {
         let mut line = String::new();
-        if self.lines.read_line(&mut line)? == 0 {
+        // A QEMU that was taken over may say a line without an end.
+        if (&mut self.lines).take(MOST).read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_str(&line)?)
@@ -56,8 +59,13 @@ impl Qmp {
             None => self.lines.get_mut().write_all(text.as_bytes())?,
             Some(fd) => send_with(self.lines.get_ref(), text.as_bytes(), fd)?,
         }
+        let end = Instant::now() + PATIENCE;
         loop {
             let mut answer = self.line()?;
+            // Nor are its events listened to for ever.
+            if Instant::now() > end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             if let Some(error) = answer.get("error") {
                 return Err(refused(error));
             }
@@ -101,4 +109,27 @@ fn send_with(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Resul
     beside.push(SendAncillaryMessage::ScmRights(&fds));
     let sent = rustix::net::sendmsg(stream.as_fd(), &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixListener, thread};
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let said = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut said = 0;
+            while said < 64 * MOST && stream.write_all(&[b' '; 65536]).is_ok() {
+                said += 65536;
+            }
+            said
+        });
+        assert!(Qmp::connect(&path).is_err());
+        assert!(said.join().unwrap() < 4 * MOST);
+    }
 }
