@@ -32,6 +32,7 @@ CORE = (
     "test_files_are_written_read_in_part_and_appended_to",
     "test_a_paused_sandbox_stands_still_and_goes_on",
     "test_it_outlives_the_server_with_every_byte_of_its_output",
+    "test_another_warden_takes_nothing_along_that_other_programs_hold",
     "test_a_release_leaves_nothing",
     "test_memory_is_limited_and_it_is_told",
     "test_a_full_disk_is_told_and_can_be_emptied",

@@ -21,7 +21,7 @@ use csb_sys::packet::Conn;
 use csb_types::{Kind, KindOptions, Limits, SandboxId, SandboxSpec, Usage};
 use csb_wire::Failure;
 use engine::{Engine, is_absent, is_unchanged};
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 /// What an administrator decides.
 #[derive(Debug, Clone, Default)]
@@ -106,8 +106,9 @@ impl Shared {
         check(spec, &self.settings)?;
         let docker = self.ready().await?;
         let (image, binds) = self.image(&docker, spec).await?;
+        let volumes = self.volumes(&docker, &image, spec).await?;
         let program = self.guests.program().await?;
-        undo::whole(self, id, self.build(id, spec, &docker, body::Parts { image, binds, program })).await
+        undo::whole(self, id, self.build(id, spec, &docker, body::Parts { image, binds, volumes, program })).await
     }
 
     async fn build(
@@ -121,6 +122,7 @@ impl Shared {
         place.begin(Kind::Docker, "")?;
         let upper = self.guests.upper(id, spec).await?;
         place.furnish(&upper)?;
+        place.add(parts.volumes.iter().enumerate().map(|(number, _)| body::volume(number)))?;
         let body = body::container(id, spec, &place, &self.guests, parts)?;
         let options = bollard::query_parameters::CreateContainerOptions { name: Some(name(id)), ..Default::default() };
         let failed = |step: &'static str| move |error| self.engine.refused(step, error);
@@ -235,6 +237,21 @@ impl Shared {
     }
 }
 
+/// Between two looks at a container that is about to be seen to have ended, and how many.
+const LOOK: Duration = Duration::from_millis(50);
+const MOST_LOOKS: u32 = 60;
+
+/// What an engine says of a container that ended.
+fn ended(state: &bollard::models::ContainerState) -> String {
+    let code = state.exit_code.unwrap_or_default();
+    match (state.oom_killed, state.error.as_deref().unwrap_or_default()) {
+        (Some(true), _) => format!("its container ended (exit code {code}): its memory ran out"),
+        (_, "") if state.running == Some(true) => "its init was lost, while its container went on".into(),
+        (_, "") => format!("its container ended (exit code {code})"),
+        (_, error) => format!("its container ended (exit code {code}): {error}"),
+    }
+}
+
 /// Of a container, for people and for a server that lost its record.
 fn name(id: &SandboxId) -> String {
     format!("csb-{id}")
@@ -310,6 +327,29 @@ impl Keeper for Docker {
                     Err(refusal(step, &io::Error::from_raw_os_error(libc::EBUSY)).into())
                 }
                 done => done.map_err(|error| self.shared.engine.failed(step, error)).map_err(warden(step)),
+            }
+        })
+    }
+
+    fn why_ended<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Option<String>> {
+        Box::pin(async move {
+            let container = self.shared.record(id)?.container;
+            let docker = self.shared.engine.connect().await.map_err(warden("look at the container"))?;
+            // We see the end of an init before its engine does.
+            let mut looks = 0;
+            loop {
+                let state = match docker.inspect_container(&container, None).await {
+                    Err(error) if is_absent(&error) => {
+                        return Ok(Some("its container was removed, not by this server".into()));
+                    }
+                    found => found.map_err(|error| self.shared.engine.failed("look at the container", error)),
+                };
+                let state = state.map_err(warden("look at the container"))?.state.unwrap_or_default();
+                looks += 1;
+                if state.running != Some(true) || looks == MOST_LOOKS {
+                    return Ok(Some(ended(&state)));
+                }
+                tokio::time::sleep(LOOK).await;
             }
         })
     }

@@ -22,14 +22,14 @@ use csb_wire::{
     Failure, VERSION,
     guest::{FAILED, ONCE, OWNER, SOCKET, USER},
 };
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Read},
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, OwnedFd},
         unix::{
             ffi::OsStrExt,
             fs::{DirBuilderExt, PermissionsExt},
@@ -45,6 +45,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a socket that is not there yet.
 const TICK: Duration = Duration::from_millis(2);
+/// Longest reason of an init that did not come up, bytes.
+const MOST_WORDS: u64 = 4096;
 /// Processes of ours in each container: its init and the one that waits for the next command.
 const OURS: u64 = 2;
 /// A change of the host's programs may reach a sandbox this much later.
@@ -363,6 +365,17 @@ impl Place {
         make().map_err(failed("make the sandbox's directories"))
     }
 
+    /// Adds directories to what takes the sandbox's writes.
+    pub(crate) fn add(&self, names: impl Iterator<Item = String>) -> Result<(), BackendError> {
+        let make = |name: String| -> io::Result<()> {
+            let path = self.files().join(name);
+            DirBuilder::new().create(&path)?;
+            rustix::fs::chown(&path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        };
+        names.into_iter().try_for_each(make).map_err(failed("make the sandbox's directories"))
+    }
+
     /// Unmounts and removes everything. What is gone already is no error.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let prefix = self.path.as_os_str().as_bytes();
@@ -386,9 +399,32 @@ impl Place {
     }
 
     fn dial(&self) -> io::Result<Conn> {
-        // Socket addresses hold 107 bytes; a longer path is reached through its directory's descriptor.
-        let directory = File::open(self.run())?;
-        Conn::connect(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET))
+        let socket = self.socket()?;
+        Conn::connect(&Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string()))
+    }
+
+    /// The socket in the directory that the container shares. Whoever took the container over may put a link in its place, to a
+    /// socket of the host. By its descriptor it is reached however long its path is, where an address holds 107 bytes.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = rustix::fs::open(self.run().join(SOCKET), flags, Mode::empty())?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) {
+            FileType::Socket => Ok(socket),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "what is there is no socket")),
+        }
+    }
+
+    /// The last words of an init that did not come up: a plain file, as large as words are.
+    fn last_words(&self) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::open(self.run().join(FAILED), flags, Mode::empty()).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return None;
+        }
+        let mut words = Vec::new();
+        File::from(file).take(MOST_WORDS).read_to_end(&mut words).ok()?;
+        Some(String::from_utf8_lossy(&words).into_owned())
     }
 
     /// Connects to an init that was started before.
@@ -413,8 +449,8 @@ impl Place {
 
     /// Connects to the relay of an init that was started before, or just now.
     pub(crate) fn relay(&self) -> io::Result<Conn> {
-        let directory = File::open(self.run())?;
-        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET);
+        let socket = self.socket()?;
+        let path = Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string());
         let mut stream = Some(UnixStream::connect(path)?.into());
         // It is lost with the container.
         csb_relay::host(Box::new(move || stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())))
@@ -440,7 +476,7 @@ impl Place {
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
                 Err(error) => return Err(failed(error.to_string())),
             }
-            let why = fs::read_to_string(self.run().join(FAILED)).ok();
+            let why = self.last_words();
             if why.is_some() || !Path::new("/proc").join(pid.to_string()).exists() {
                 return Err(failed(why.unwrap_or_else(|| "it ended at once".into())));
             }
@@ -564,5 +600,27 @@ mod tests {
     #[test]
     fn names_of_mounts_are_read_as_the_kernel_writes_them() {
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
+    }
+
+    #[test]
+    fn a_link_in_what_a_container_shares_leads_nowhere() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place { path: directory.path().join("box") };
+        fs::create_dir_all(place.run()).unwrap();
+        let (secret, of_the_host) = (directory.path().join("secret"), directory.path().join("host.sock"));
+        fs::write(&secret, "a file of the host's").unwrap();
+        let _listener = UnixListener::bind(&of_the_host).unwrap();
+        symlink(&secret, place.run().join(FAILED)).unwrap();
+        symlink(&of_the_host, place.run().join(SOCKET)).unwrap();
+        assert_eq!(place.last_words(), None);
+        assert!(place.dial().is_err() && place.relay().is_err());
+        // Nor does a pipe keep anybody waiting.
+        fs::remove_file(place.run().join(FAILED)).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, place.run().join(FAILED), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert_eq!(place.last_words(), None);
+        fs::remove_file(place.run().join(FAILED)).unwrap();
+        fs::write(place.run().join(FAILED), "no memory".repeat(10_000)).unwrap();
+        assert_eq!(place.last_words().map(|words| words.len() as u64), Some(MOST_WORDS));
     }
 }

@@ -8,6 +8,7 @@
 mod attach;
 mod body;
 mod cluster;
+mod examine;
 mod merge;
 mod state;
 mod watch;
@@ -163,6 +164,12 @@ fn node(data_dir: &Path) -> io::Result<String> {
 }
 
 impl K8s {
+    /// Where the cluster of these settings is, if one is found, answers, and lets this server do what it has to; nothing is made
+    /// in it. May take as long as a cluster that does not answer lets wait.
+    pub async fn examine(settings: &K8sSettings) -> Result<String, BackendError> {
+        examine::examine(settings).await
+    }
+
     /// Nothing is asked of a cluster before a sandbox is.
     pub fn new(data_dir: &Path, settings: K8sSettings) -> io::Result<Self> {
         let shared = Shared {
@@ -551,6 +558,25 @@ impl Shared {
         }
     }
 
+    /// What the cluster says of the end of a pod. The watch has told, unless its init ended this moment.
+    async fn why_ended(&self, id: &SandboxId) -> String {
+        let looked = async {
+            let namespace = self.pods.namespace(id)?;
+            let access = self.access().await.ok()?;
+            let pod = self.api(&access, &namespace).get_opt(&body::name(id)).await.ok()?;
+            Some(pod.as_ref().map_or_else(|| State::Gone("its pod was deleted".into()), state::state))
+        };
+        let state = match self.pods.state(id) {
+            Some(State::Gone(why)) => Some(State::Gone(why)),
+            _ => looked.await,
+        };
+        match state {
+            Some(State::Gone(why)) => format!("the cluster ended it: {why}"),
+            Some(State::Refused(error)) => format!("the cluster ended it: {error}"),
+            _ => "its init in the pod is not reached any more".into(),
+        }
+    }
+
     async fn usage(&self, id: &SandboxId) -> io::Result<Usage> {
         let namespace = self.pods.namespace(id).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
         let access = self.access().await.map_err(|error| io::Error::other(error.to_string()))?;
@@ -664,6 +690,10 @@ impl Keeper for K8s {
             }
             self.shared.set_limits(id, &limits).await.map_err(warden(step))
         })
+    }
+
+    fn why_ended<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Option<String>> {
+        Box::pin(async move { Ok(Some(self.shared.why_ended(id).await)) })
     }
 
     fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {

@@ -106,6 +106,18 @@ fn remove_groups(group: &Path) {
     }
 }
 
+/// How often the kernel killed for want of memory in a control group, whose processes may all be gone.
+fn oom_kills(group: &Path) -> u64 {
+    let top = Path::new("/sys/fs/cgroup");
+    let files = [top.join(group).join("memory.events"), top.join("memory").join(group).join("memory.oom_control")];
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    let counts = texts.flat_map(|text| {
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
+        count.into_iter()
+    });
+    counts.sum()
+}
+
 /// A name of what a descriptor is open on, for calls that take no `O_PATH` descriptor.
 fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -292,6 +304,14 @@ impl Keeper for Oci {
             let text = bundle::resources(&limits, runtime.is_gvisor()).to_string();
             let words = ["update", "--resources", "-", &record.container];
             runtime.run(step, &words, Some(&text)).await.map_err(|error| warden(step, error))
+        })
+    }
+
+    fn why_ended<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Option<String>> {
+        Box::pin(async move {
+            let out_of_memory = oom_kills(&Path::new(&self.shared.group()).join(id.as_str())) > 0;
+            let why = if out_of_memory { "its container ended: its memory ran out" } else { "its container ended" };
+            Ok(Some(why.into()))
         })
     }
 

@@ -23,6 +23,11 @@ const MOST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(crate) fn release(&mut self) {
+        self.let_go(false);
+    }
+
+    /// `by_itself`: nobody asked for it, and it is over already.
+    fn let_go(&mut self, by_itself: bool) {
         if self.admit(Request::Release) != Ok(true) {
             return;
         }
@@ -32,6 +37,9 @@ impl Driver {
         }
         let sandbox = self.sandbox.clone();
         tokio::spawn(async move {
+            if by_itself {
+                sandbox.ask_why().await;
+            }
             let done = sandbox.keeper.release(&sandbox.id).await;
             let _ = sandbox.commands.send(Command::Released(done));
         });
@@ -66,7 +74,7 @@ impl Driver {
         self.outbox.clear();
         // Dropped, it says that init ended at once.
         self.ready = None;
-        self.release();
+        self.let_go(true);
     }
 
     /// Everything ends: execs get their results, files go, waiters hear of it.

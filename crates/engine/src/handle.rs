@@ -24,8 +24,10 @@ use std::{
     collections::VecDeque,
     fmt, io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// One sandbox. Clones are the same sandbox; its driver task owns all state.
@@ -72,6 +74,11 @@ pub struct Seat {
     pub adopted: Option<bool>,
 }
 
+/// For an answer to why a sandbox ended.
+const WHY: Duration = Duration::from_secs(5);
+/// Longest reason, in characters.
+const MOST_WHY: usize = 500;
+
 /// Done when nothing is left of a sandbox but what its node knows of it. May block.
 pub struct Last(pub Box<dyn FnOnce() -> io::Result<()> + Send>);
 
@@ -91,6 +98,8 @@ pub(crate) struct Sandbox {
     meta: Mutex<Meta>,
     execs: Mutex<VecDeque<Arc<exec::Shared>>>,
     counters: Mutex<(Counters, bool)>,
+    /// Why it ended, if nobody released it and somebody knows.
+    why_ended: OnceLock<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,6 +113,17 @@ impl Sandbox {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    /// Finds out why it ended. Whoever holds it may not answer; its end does not wait for that.
+    pub(crate) async fn ask_why(&self) {
+        let asked = tokio::time::timeout(WHY, self.keeper.why_ended(&self.id)).await;
+        if let Ok(Ok(Some(why))) = asked {
+            // Of programs and clusters: words for people, one line of them.
+            let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WHY).collect();
+            tracing::warn!(sandbox = %self.id, why, "a sandbox ended by itself");
+            let _ = self.why_ended.set(why);
+        }
     }
 
     pub(crate) fn execs(&self) -> MutexGuard<'_, VecDeque<Arc<exec::Shared>>> {
@@ -167,6 +187,7 @@ impl Handle {
             meta: Mutex::new(seat.meta),
             execs: Mutex::default(),
             counters: Mutex::new((Counters::default(), seat.adopted.is_some())),
+            why_ended: OnceLock::new(),
         });
         let (ready, readiness) = oneshot::channel();
         let driver = Driver::new(shared.clone(), seat.conn, inbox, journal, (seat.shelf, seat.last), ready)?;
@@ -213,6 +234,11 @@ impl Handle {
             Err(WardenError::Failed(failure)) if failure.errno == libc::ENOENT => Ok(()),
             other => other.map_err(crate::driver::warden_failed),
         }
+    }
+
+    /// Why it ended, where nobody released it and whoever held it knows.
+    pub fn why_ended(&self) -> Option<String> {
+        self.shared.why_ended.get().cloned()
     }
 
     /// What is known of it.

@@ -391,6 +391,10 @@ impl Node {
 
     /// A sandbox that was handed out and is not gone, if its processes are there.
     pub fn get(&self, id: &SandboxId) -> Option<Handle> {
+        // Its init has not told yet what runs.
+        if self.inner.awaited.contains(id) {
+            return None;
+        }
         let state = self.inner.state();
         let handle = state.sandboxes.get(id)?;
         (handle.phase() != Phase::Gone && state.handed_out.contains(id)).then(|| handle.clone())
@@ -398,7 +402,8 @@ impl Node {
 
     /// All that `get` gets.
     pub fn list(&self) -> Vec<Handle> {
-        self.inner.state().handed_out().cloned().collect()
+        let all: Vec<Handle> = self.inner.state().handed_out().cloned().collect();
+        all.into_iter().filter(|handle| !self.inner.awaited.contains(handle.id())).collect()
     }
 
     /// All pools together, now.

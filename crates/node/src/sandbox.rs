@@ -142,6 +142,14 @@ impl Sandbox {
         }
     }
 
+    /// Why it ended, where nobody released it and whoever held it knows.
+    pub fn why_ended(&self) -> Option<String> {
+        match &self.0 {
+            Place::Seated(handle) => handle.why_ended(),
+            Place::Local { .. } => None,
+        }
+    }
+
     /// Waits until it is gone, for whatever reason. A `local` one does not go by itself.
     pub async fn gone(&self) {
         match &self.0 {

@@ -2,6 +2,7 @@
 //! Knows nothing of HTTP; speaks views of `csb_api` and handles of the node.
 
 mod code;
+mod ends;
 mod error;
 mod execs;
 mod idempotency;
@@ -38,6 +39,7 @@ use csb_api::{
 };
 use csb_node::{Mode, Node, TemplateSource};
 use csb_types::{Kind, Language, Phase};
+use ends::Ends;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -70,6 +72,7 @@ pub struct App {
     /// When what is elsewhere was last looked at; held by whoever decides to look.
     refreshed: tokio::sync::Mutex<Option<std::time::Instant>>,
     owners: Arc<Owners>,
+    ends: Ends,
     session_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     probes: Mutex<HashMap<(String, String), Result<(), String>>>,
     /// Held while a sandbox is made to try a language.
@@ -87,6 +90,7 @@ impl App {
             started_ms: crate::db::now_ms(),
             refreshed: tokio::sync::Mutex::default(),
             owners: Arc::default(),
+            ends: Ends::default(),
             session_locks: Mutex::default(),
             probes: Mutex::default(),
             probing: tokio::sync::Mutex::default(),

@@ -51,7 +51,7 @@ class Engine:
     def containers(self) -> list[dict[str, Any]]:
         return self.http.get("/containers/json", params={"all": "true"}).json()
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, *changes: str) -> None:
         """An image of a static busybox and nothing else: no C library, no passwd."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -64,7 +64,8 @@ class Engine:
             evil.size = len(b"/evil.so\n")
             archive.addfile(evil, io.BytesIO(b"/evil.so\n"))
         repo, tag = name.split(":")
-        params = {"fromSrc": "-", "repo": repo, "tag": tag, "changes": "ENV GREETING=hello LD_PRELOAD=/evil.so"}
+        said = ["ENV GREETING=hello LD_PRELOAD=/evil.so", *changes]
+        params = {"fromSrc": "-", "repo": repo, "tag": tag, "changes": said}
         done = self.http.post("/images/create", params=params, content=packed.getvalue())
         assert done.status_code == 200, done.text
 
@@ -388,6 +389,68 @@ def test_an_image_of_anything(engine: Engine) -> None:
     finally:
         user.close()
         server.stop()
+
+
+def test_an_image_that_asks_for_more_than_its_files_gets_no_program_and_no_disk_of_the_host(engine: Engine) -> None:
+    check = "HEALTHCHECK --interval=1s CMD /bin/busybox id > /workspace/health"
+    engine.load("csb-test-asks:1", check, "VOLUME /data", "VOLUME /workspace", "VOLUME /var/lib/things/")
+    engine.load("csb-test-asks:2", "VOLUME /.csb")
+    server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
+    user = server.api()
+    try:
+        asked = {"kind": "docker", "image": "csb-test-asks:1"}
+        sandbox = user.create(sandbox=asked, resources={"disk": "8Mi"})
+        assert engine.http.get("/volumes").json()["Volumes"] in ([], None)
+        # What it writes there is its own, and counted.
+        assert (
+            user.run(sandbox, "echo x > /data/f; echo y > /var/lib/things/g; cat /data/f /var/lib/things/g")["stdout"]
+            == "x\ny\n"
+        )
+        full = user.run(sandbox, "dd if=/dev/zero of=/data/big bs=1M count=64")
+        assert full["exit_code"] != 0 and full["killed_by"] == "disk", full
+        user.run(sandbox, "rm /data/big")
+        # A check of its health would be a program of the image's as root, past our init and its filter.
+        time.sleep(2.5)
+        assert user.run(sandbox, "ls /workspace")["stdout"] == ""
+        answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "docker", "image": "csb-test-asks:2"}})
+        assert answer.status_code == 501 and "/.csb" in answer.json()["error"]["message"], answer.text
+    finally:
+        user.close()
+        server.stop()
+
+
+def test_stopping_the_warden_ends_containers_too(
+    own: Server, kind: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
+    user = own.api()
+    sandbox, other = user.create(sandbox=kind), user.create()
+    own.kill()
+    stop = [program(), "warden", "stop", "--data-dir", own.data_dir]
+    if engine:
+        # An engine that is not there ends nothing, and is not passed over.
+        nowhere = {**own.env, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+        failed = subprocess.run(stop, env=nowhere, capture_output=True, text=True)
+        assert failed.returncode and "go on" in failed.stderr and sandbox in failed.stderr, failed.stderr
+        assert left(own, engine)
+    said = subprocess.run(stop, env=own.env, capture_output=True, text=True, check=True).stdout
+    assert "sandboxes" in said
+    assert left(own, engine) == []
+    own.start()
+    for gone in (sandbox, other):
+        assert user("GET", f"/sandboxes/{gone}").status_code == 404
+    user.close()
+
+
+def test_whoever_had_a_container_that_ended_hears_why(own: Server, user: Api, kind: dict[str, str]) -> None:
+    sandbox = user.create(sandbox=kind)
+    record = json.loads(Path(own.data_dir, "guests", sandbox, "guest.json").read_text())
+    os.kill(record["pid"], 9)
+    deadline = time.monotonic() + 20
+    while (answer := user("GET", f"/sandboxes/{sandbox}")).status_code != 404:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "its container ended" in answer.json()["error"]["message"], answer.text
 
 
 def test_a_users_word_makes_the_engine_connect_nowhere_unless_the_operator_lets_it(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import kubernetes_validate
 import pytest
 from kube_cluster import IMAGE, Cluster
 
-from harness import Api, Server, refused
+from harness import Api, Server, program, refused
 
 MIB = 1 << 20
 
@@ -329,6 +330,29 @@ def test_our_processes_in_a_pod_make_few_system_calls(cluster: Cluster, ann: Api
     assert all(each == "1 2" for threads in ours.values() for each in threads), ours
 
 
+def doctor(**settings: str) -> str:
+    """What `csb doctor` says of this kind."""
+    done = subprocess.run([program(), "doctor"], env={**os.environ, **settings}, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    at = next(place for place, line in enumerate(lines) if "k8s" in line.split()[:2])
+    return "\n".join(lines[at : at + 3])
+
+
+def test_the_doctor_says_what_a_cluster_lets_it_do(cluster: Cluster) -> None:
+    assert "k8s.program_image" in doctor()
+    said = doctor(**cluster.settings())
+    assert cluster.url in said and "`default`" in said and "may not" not in said
+    cluster.disturb("deny", "1")
+    try:
+        assert "may not create pods/exec" in doctor(**cluster.settings())
+    finally:
+        cluster.disturb("deny", "0")
+    dead = Path(cluster.dir) / "nobody.yaml"
+    dead.write_text(Path(cluster.kubeconfig).read_text().replace(cluster.url, "http://127.0.0.1:1"))
+    assert "does not answer" in doctor(**{**cluster.settings(), "KUBECONFIG": str(dead)})
+    assert "no Kubernetes cluster can be found" in doctor(**{**cluster.settings(), "KUBECONFIG": "/nowhere"})
+
+
 @pytest.mark.parametrize("how", ["evict", "eviction", "delete"])
 def test_the_end_of_a_pod_is_the_sandboxes_and_no_other(cluster: Cluster, ann: Api, server: Server, how: str) -> None:
     box, other = ann.create(**ask()), ann.create(**ask())
@@ -344,6 +368,12 @@ def test_the_end_of_a_pod_is_the_sandboxes_and_no_other(cluster: Cluster, ann: A
         assert cluster.http.delete(path, params={"gracePeriodSeconds": 0}).status_code == 200
     gone(ann, box)
     words = {"evict": "low on resource", "eviction": "Eviction API", "delete": "deleted"}
+    # Whoever had it hears why, and nobody else.
+    said = refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
+    assert "has ended: the cluster ended it" in said and words[how] in said
+    bob = server.api("bob")
+    assert "there is no sandbox" in refused(bob("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
+    bob.close()
     assert "the cluster ended a sandbox" in server.said() and words[how] in server.said()
     assert ann.run(other, "echo fine")["stdout"] == "fine\n"
     ann("DELETE", f"/sandboxes/{other}")
@@ -471,6 +501,7 @@ def test_a_lost_node_loses_its_sandboxes_and_the_server_says_so(own_cluster: Clu
         own_cluster.disturb("lose-node")
         gone(ann, box)
         assert "DeletionByTaintManager" in server.said()
+        assert "DeletionByTaintManager" in refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
         # Not a word of its node, and its pod is gone all the same.
         no_pods(own_cluster)
         ann.close()

@@ -6,8 +6,8 @@ use crate::{
     program::Program,
 };
 use bollard::models::{
-    ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountType,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
+    MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use csb_image::Bind;
 use csb_types::{Limits, SandboxId, SandboxSpec};
@@ -29,6 +29,8 @@ pub(super) struct Parts {
     pub(super) image: String,
     /// Directories of the host that the image is incomplete without.
     pub(super) binds: Vec<Bind>,
+    /// Directories that the image wants to be kept apart; see `image.rs`.
+    pub(super) volumes: Vec<String>,
     pub(super) program: Program,
 }
 
@@ -65,10 +67,18 @@ fn mounts(spec: &SandboxSpec, place: &Place, parts: &Parts) -> Result<Vec<Mount>
     {
         mounts.push(bind(&place.files().join("workspace"), work_dir, false)?);
     }
+    for (number, target) in parts.volumes.iter().enumerate() {
+        mounts.push(bind(&place.files().join(volume(number)), target, false)?);
+    }
     for volume in &spec.volumes {
         mounts.push(bind(&volume.host, &volume.guest.to_string_lossy(), volume.read_only)?);
     }
     Ok(mounts)
+}
+
+/// Directory of a sandbox's own files that covers one of its image's volumes.
+pub(super) fn volume(number: usize) -> String {
+    format!("volume{number}")
 }
 
 /// The container of a sandbox.
@@ -113,6 +123,8 @@ pub(super) fn container(
         hostname: Some(spec.hostname.clone().unwrap_or_else(|| "sandbox".into())),
         user: Some("0:0".into()),
         working_dir: Some("/".into()),
+        // An image's own check would be a program of the image's, run as root beside our init and past its filter.
+        healthcheck: Some(HealthConfig { test: strings(&["NONE"]), ..Default::default() }),
         entrypoint: Some(entrypoint),
         cmd: Some(vec![]),
         env: Some(LOADER_VARIABLES.iter().map(|name| format!("{name}=")).collect()),

@@ -2,7 +2,10 @@
 //! handed to the engine once.
 
 use super::{Shared, engine::is_absent};
-use crate::{BackendError, guests::aside};
+use crate::{
+    BackendError,
+    guests::{PLACES, aside},
+};
 use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions};
 use bytes::Bytes;
 use csb_image::{Bind, Template};
@@ -17,6 +20,37 @@ use std::{
 /// Repository of images that are templates of this host.
 const REPOSITORY: &str = "csb-template";
 const CHUNK: usize = 256 * 1024;
+
+/// Directories that an image asks an engine to keep on the host's disk, without a limit (`VOLUME`): the most that one may name.
+const MOST_VOLUMES: usize = 32;
+
+/// Those that an image declares, to be covered by ones of the sandbox's own. Not where there is one anyway (`taken`).
+fn volumes(declared: &[String], taken: &[&str]) -> Result<Vec<String>, BackendError> {
+    const NOT_BELOW: [&str; 5] = [".csb", ".csb-run", "dev", "proc", "sys"];
+    let refused = |path: &str, why: &str| {
+        let path: String = path.chars().take(64).collect();
+        Err(BackendError::Unsupported(format!("an image that declares the volume `{path}`: {why}")))
+    };
+    let mut found = Vec::new();
+    for path in declared {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let plain = path.starts_with('/') && path.len() <= 512 && !path.contains(['\0', '\n']);
+        if !plain || parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) {
+            return refused(path, "it is no absolute path");
+        }
+        if NOT_BELOW.contains(&parts[0]) {
+            return refused(path, "what is there is the sandbox's");
+        }
+        let path = format!("/{}", parts.join("/"));
+        if !taken.contains(&path.as_str()) && !found.contains(&path) {
+            found.push(path);
+        }
+    }
+    if found.len() > MOST_VOLUMES {
+        return refused(&found[MOST_VOLUMES], "it declares too many");
+    }
+    Ok(found)
+}
 
 /// Refuses what is no name of an image: it becomes part of the engine's paths.
 pub(crate) fn check_name(name: &str) -> Result<(), BackendError> {
@@ -54,6 +88,21 @@ impl Shared {
                 Ok((name, template.binds))
             }
         }
+    }
+
+    /// See [`volumes`].
+    pub(super) async fn volumes(
+        &self,
+        docker: &bollard::Docker,
+        image: &str,
+        spec: &SandboxSpec,
+    ) -> Result<Vec<String>, BackendError> {
+        let found =
+            docker.inspect_image(image).await.map_err(|error| self.engine.failed("look for the image", error))?;
+        let declared = found.config.and_then(|config| config.volumes).unwrap_or_default();
+        let places = PLACES.iter().map(|(_, at, ..)| *at);
+        let taken: Vec<&str> = places.chain(spec.options.work_dir.as_deref()).collect();
+        volumes(&declared, &taken)
     }
 
     async fn has(&self, docker: &bollard::Docker, image: &str) -> Result<bool, BackendError> {
@@ -179,7 +228,7 @@ fn chunks(file: File) -> impl futures_util::Stream<Item = io::Result<Bytes>> + S
 
 #[cfg(test)]
 mod tests {
-    use super::check_name;
+    use super::{check_name, volumes};
 
     #[test]
     fn a_name_that_would_lead_elsewhere_in_the_engine_is_none() {
@@ -189,5 +238,18 @@ mod tests {
         for bad in ["", "../containers/x", "a/../../b", "a?x=1", "a b", "a%2f..", "/a", "a#b", "a//b"] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn volumes_of_an_image_are_covered_but_where_that_would_hide_what_a_sandbox_needs() {
+        let check = |declared: &[&str]| {
+            let declared: Vec<String> = declared.iter().map(|path| (*path).to_owned()).collect();
+            volumes(&declared, &["/workspace"])
+        };
+        assert_eq!(check(&["/data", "/workspace/", "//data/", "/var/lib/x"]).unwrap(), ["/data", "/var/lib/x"]);
+        for bad in ["/.csb", "/.csb-run/x", "/proc/self", "/dev", "data", "/", "/a/../.csb", ""] {
+            assert!(check(&[bad]).is_err(), "{bad}");
+        }
+        let many: Vec<String> = (0..100).map(|number| format!("/v{number}")).collect();
+        assert!(volumes(&many, &[]).is_err());
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Access {
     /// Where pods go that name no namespace.
     pub(super) namespace: String,
     /// Its API server, for messages.
-    url: String,
+    pub(super) url: String,
 }
 
 /// See the module.

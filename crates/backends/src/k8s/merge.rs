@@ -68,6 +68,15 @@ pub(super) fn let_through(asked: &Value, allowed: &[String]) -> Result<(), Backe
             "`{path}` is none of the fields that users may give here: {list} (setting `k8s.pod_template_fields`)"
         ));
     }
+    // Annotations with a domain are orders to a cluster's runtimes, networks and admission: another filter, one more network.
+    let annotations = asked.pointer("/metadata/annotations").and_then(Value::as_object);
+    let order = annotations.and_then(|map| map.keys().find(|key| key.contains(['/', '.'])));
+    if let Some(order) = order {
+        let order: String = order.chars().take(64).collect();
+        return refuse(format!(
+            "annotation `{order}`: users may give plain names, as those with a domain tell the cluster what to do"
+        ));
+    }
     // By its labels a pod is ours, and shut off from the network.
     let ours = |map: &Map<String, Value>| map.keys().find(|key| key.starts_with("csb.")).cloned();
     let labels = asked.pointer("/metadata/labels").and_then(Value::as_object).and_then(ours);
@@ -114,5 +123,17 @@ mod tests {
             assert!(check(bad).unwrap_err().contains(named), "{named}");
         }
         assert!(let_through(&json!({ "spec": { "nodeSelector": {} } }), &[]).is_err());
+        let annotated = |name: &str| {
+            let_through(&json!({ "metadata": { "annotations": { name: "x" } } }), &["metadata.annotations".into()])
+        };
+        assert!(annotated("team").is_ok());
+        for order in [
+            "k8s.v1.cni.cncf.io/networks",
+            "container.apparmor.security.beta.kubernetes.io/sandbox",
+            "io.katacontainers.config.hypervisor.kernel_params",
+            "dev.gvisor.flag.network",
+        ] {
+            assert!(annotated(order).unwrap_err().to_string().contains(order), "{order}");
+        }
     }
 }

@@ -62,6 +62,11 @@ impl Pods {
         self.known().get(id).map(|known| known.namespace.clone())
     }
 
+    /// What is known of a pod that is followed.
+    pub(super) fn state(&self, id: &SandboxId) -> Option<State> {
+        self.known().get(id).map(|known| known.state.borrow().clone())
+    }
+
     /// It is about to be ended by us, which is no news.
     pub(super) fn ending(&self, id: &SandboxId) {
         if let Some(known) = self.known().get_mut(id) {

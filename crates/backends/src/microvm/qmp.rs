@@ -9,7 +9,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// For one answer. A machine's memory is saved in the background, and asked after.
@@ -62,8 +62,13 @@ impl Qmp {
             None => self.lines.get_mut().write_all(text.as_bytes())?,
             Some(fd) => send_with(self.lines.get_ref(), text.as_bytes(), fd)?,
         }
+        let end = Instant::now() + PATIENCE;
         loop {
             let mut answer = self.line()?;
+            // Nor are its events listened to for ever.
+            if Instant::now() > end {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             if let Some(error) = answer.get("error") {
                 return Err(refused(error));
             }
@@ -107,4 +112,27 @@ fn send_with(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Resul
     beside.push(SendAncillaryMessage::ScmRights(&fds));
     let sent = rustix::net::sendmsg(stream.as_fd(), &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixListener, thread};
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        let said = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut said = 0;
+            while said < 64 * MOST && stream.write_all(&[b' '; 65536]).is_ok() {
+                said += 65536;
+            }
+            said
+        });
+        assert!(Qmp::connect(&path).is_err());
+        assert!(said.join().unwrap() < 4 * MOST);
+    }
 }

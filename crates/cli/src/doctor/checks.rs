@@ -1,7 +1,7 @@
 //! Features of the kernel and programs of the host.
 
 use super::{Check, Status};
-use csb_backends::{BackendError, Examined, Microvm};
+use csb_backends::{BackendError, Examined, K8s, Microvm};
 use csb_sys::{
     cgroup, landlock, loopdev,
     mount::{Attributes, Tree},
@@ -13,8 +13,10 @@ use csb_sys::{
     seccomp::Filter,
 };
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use std::{fs, io, os::fd::AsFd, path::Path, process::Command};
+use std::{fs, io, os::fd::AsFd, path::Path, process::Command, sync::mpsc, thread, time::Duration};
 
+/// For a cluster to say what it lets this server do.
+const CLUSTER: Duration = Duration::from_secs(20);
 const NEWER: &str = "use a newer kernel";
 
 /// All but the last, which is a whole sandbox.
@@ -32,6 +34,7 @@ pub fn all() -> Vec<Check> {
         loop_devices(),
         hardened(),
         microvm(),
+        k8s(),
         lsms(),
     ]);
     all.push(rootless());
@@ -328,6 +331,35 @@ fn microvm() -> Check {
             Check::lacks(NAME, Status::Degraded, text, lost, "a host whose /dev/kvm runs guests")
         }
         Err(why) => Check::lacks(NAME, Status::Degraded, why, LOST, "docs/guides/microvm.md"),
+    }
+}
+
+fn k8s() -> Check {
+    const NAME: &str = "k8s";
+    const LOST: &str = "`--kind k8s`: pods of a cluster";
+    const GUIDE: &str = "docs/guides/kubernetes.md";
+    let lacks = |why: String, fix: &str| Check::lacks(NAME, Status::Degraded, why, LOST, fix);
+    let settings = match csb_server::Config::load(&csb_server::Sources::from_process()) {
+        Ok(config) => config.k8s,
+        Err(error) => return lacks(error.to_string(), "mend the settings"),
+    };
+    if settings.program_image.is_none() {
+        return lacks("not set up (setting `k8s.program_image`)".into(), GUIDE);
+    }
+    // In a thread of its own: a kubeconfig may name a program that says who one is, and that may take its time.
+    let (sender, answer) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _ = sender.send(runtime.map(|runtime| runtime.block_on(K8s::examine(&settings))));
+    });
+    match answer.recv_timeout(CLUSTER) {
+        Ok(Ok(Ok(text))) => Check::ok(NAME, text),
+        Ok(Ok(Err(BackendError::Unavailable { what, hint } | BackendError::NotFound { what, hint }))) => {
+            lacks(what, &hint)
+        }
+        Ok(Ok(Err(error))) => lacks(error.to_string(), GUIDE),
+        Ok(Err(error)) => lacks(error.to_string(), GUIDE),
+        Err(_) => lacks(format!("no answer within {} s", CLUSTER.as_secs()), "is the cluster reached from this host?"),
     }
 }
 

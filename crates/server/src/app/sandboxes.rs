@@ -153,10 +153,18 @@ impl App {
     pub fn sandbox(&self, who: &Identity, id: &str) -> Result<Mine, AppError> {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
         let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
-        let owned = owned.ok_or_else(|| AppError::no_sandbox(id))?;
+        let owned = owned.ok_or_else(|| self.no_sandbox(who, &parsed))?;
         let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         owned.touch();
         Ok(Mine { sandbox, owned })
+    }
+
+    /// No such sandbox; to whoever had it, how it ended.
+    fn no_sandbox(&self, who: &Identity, id: &SandboxId) -> AppError {
+        match self.ends.why(id, |user| who.may_see(user)) {
+            Some(why) => AppError::new(ErrorCode::SandboxNotFound, format!("sandbox `{id}` has ended: {why}")),
+            None => AppError::no_sandbox(id.as_str()),
+        }
     }
 
     /// Why a sandbox is not found that somebody owns.
@@ -398,6 +406,9 @@ impl App {
             tokio::select! {
                 () = app.stopping.cancelled() => {}
                 () = sandbox.gone() => {
+                    if let (Some(owned), Some(why)) = (app.owners.get(sandbox.id()), sandbox.why_ended()) {
+                        app.ends.put(sandbox.id().clone(), owned.user_id.clone(), why);
+                    }
                     // If this fails, reconciliation records it.
                     if let Err(error) = app.ended(sandbox.id()).await {
                         tracing::warn!(sandbox = %sandbox.id(), %error, "the end of a sandbox is not recorded yet");

@@ -5,6 +5,7 @@
 //! | `POST` | what happens |
 //! | --- | --- |
 //! | `/test/quota/N` | the namespace's quota is N pods |
+//! | `/test/deny/NUMBER` | other than 0: the caller may not start programs in pods, if it asks what it may |
 //! | `/test/refuse/CODE` | every request is refused with this status; 0: none |
 //! | `/test/evict/POD` | the kubelet evicts a pod for lack of memory |
 //! | `/test/cut` | every stream to a container breaks |
@@ -44,6 +45,7 @@ type Words = HashMap<String, String>;
 pub(super) struct Faults {
     quota: AtomicU32,
     refuse: AtomicU32,
+    deny: AtomicU32,
     cuts: watch::Sender<u64>,
     lapses: watch::Sender<u64>,
 }
@@ -53,6 +55,7 @@ impl Default for Faults {
         Self {
             quota: AtomicU32::new(u32::MAX),
             refuse: AtomicU32::new(0),
+            deny: AtomicU32::new(0),
             cuts: watch::Sender::new(0),
             lapses: watch::Sender::new(0),
         }
@@ -114,6 +117,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
                 Ok::<_, Refusal>(Json(s.store.remove("networkpolicies", &ns, &name)?))
             }),
         )
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(review))
         .fallback(async || Refusal::new(404, "NotFound", "the server could not find the requested resource"))
         .layer(middleware::from_fn_with_state(shared.clone(), guard));
     let test = Router::new().route("/test/{what}", post(disturb)).route("/test/{what}/{value}", post(disturb));
@@ -147,6 +151,7 @@ async fn disturb(State(shared): State<Arc<Shared>>, Path(words): Path<Vec<String
     let number = value.parse::<u32>().unwrap_or(0);
     match words[0].as_str() {
         "quota" => shared.faults.quota.store(number, Ordering::Relaxed),
+        "deny" => shared.faults.deny.store(number, Ordering::Relaxed),
         "refuse" => shared.faults.refuse.store(number, Ordering::Relaxed),
         "cut" => shared.faults.cuts.send_modify(|count| *count += 1),
         "compact" => {
@@ -177,6 +182,15 @@ async fn disturb(State(shared): State<Arc<Shared>>, Path(words): Path<Vec<String
         what => return Err(Refusal::absent("test", what)),
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// What the caller may do: all but what a test denies.
+async fn review(State(shared): State<Arc<Shared>>, bytes: Bytes) -> Answer {
+    let mut review = body(&bytes)?;
+    let denied = shared.faults.deny.load(Ordering::Relaxed) > 0;
+    let execs = review["spec"]["resourceAttributes"]["subresource"] == "exec";
+    review["status"] = json!({ "allowed": !(denied && execs) });
+    Ok((StatusCode::CREATED, Json(review)).into_response())
 }
 
 fn groups() -> Value {
