@@ -323,9 +323,6 @@ impl Shared {
             let node = shared.guests.node();
             let pid = place.record().map_or(0, |record| record.pid);
             vmm::end(&node, id.as_str(), pid).map_err(failed("end the machine"))?;
-            if shared.guests.is_private() {
-                vmm::remove_groups(&node);
-            }
             let removed = place.remove().map_err(failed("remove the machine's directory"));
             if shared.guests.is_private() {
                 shared.guests.tidy();

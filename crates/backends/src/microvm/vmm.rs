@@ -48,6 +48,8 @@ const GONE: Duration = Duration::from_millis(500);
 const STATE: u64 = 64 << 20;
 /// Between its death and the end of all that the kernel held for it.
 const END: Duration = Duration::from_secs(10);
+/// To make a group, where its parent goes meanwhile.
+const TRIES: u32 = 5;
 
 /// Of one node: the parent of its machines' control groups.
 pub(super) fn groups(node: &str) -> String {
@@ -65,7 +67,18 @@ pub(super) fn group(node: &str, name: &str) -> io::Result<Group> {
 }
 
 pub(super) fn make_group(node: &str, name: &str, limits: &cgroup::Limits) -> io::Result<Group> {
-    cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
+    let make = || {
+        cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
+    };
+    let mut made = make();
+    for _ in 0..TRIES {
+        match &made {
+            // The last machine of the node has just ended, and the parent with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => made = make(),
+            _ => break,
+        }
+    }
+    made
 }
 
 /// Removes the parent, if it has no group any more.
@@ -272,8 +285,14 @@ pub(super) fn lives(pid: i32) -> bool {
         .is_ok_and(|text| !matches!(state(&text), Some(Some('Z' | 'X'))))
 }
 
-/// Ends all that is in a machine's group, and removes it. Done twice, it is done.
+/// Ends all that is in a machine's group, and removes it, with the parent if it was the last. Done twice, it is done.
 pub(super) fn end(node: &str, name: &str, pid: i32) -> io::Result<()> {
+    let ended = end_group(node, name, pid);
+    remove_groups(node);
+    ended
+}
+
+fn end_group(node: &str, name: &str, pid: i32) -> io::Result<()> {
     let group = group(node, name)?;
     let process = PidFd::open(pid).ok();
     match group.kill() {
