@@ -55,8 +55,8 @@ def test_another_warden_takes_nothing_along_that_other_programs_hold(way: Way) -
     done = ann("GET", f"/sandboxes/{box}/execs/{reader}/result?wait=30").json()
     assert (done["stdout"], done["exit_code"]) == ("begun\ngot it\n", 0)
     assert ann.run(box, "echo here")["stdout"] == "here\n"
+    ann("DELETE", f"/sandboxes/{box}")
     ann.close()
-    server.stop()
 
 
 def test_it_outlives_the_server_with_every_byte_of_its_output(way: Way) -> None:

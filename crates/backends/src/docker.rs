@@ -185,10 +185,22 @@ impl Shared {
         }
         let shared = self.clone();
         tokio::spawn(async move {
-            for id in &dead {
-                if let Err(error) = shared.end(id).await {
-                    tracing::error!(sandbox = %id, %error, "cannot remove a container");
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let mut left = Vec::new();
+                for id in dead {
+                    if let Err(error) = shared.end(&id).await {
+                        tracing::error!(sandbox = %id, %error, "cannot remove a container yet");
+                        left.push(id);
+                    }
                 }
+                if left.is_empty() {
+                    break;
+                }
+                // Its engine is away, as may be after the host came up.
+                dead = left;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOST_PAUSE);
             }
             if let Err(error) = shared.sweep().await {
                 tracing::debug!(%error, "cannot look for containers that are left");
@@ -236,6 +248,10 @@ impl Shared {
         self.guests.place(id).record().map_err(|error| refusal("find the container", &error).into())
     }
 }
+
+/// Between two tries to remove what an engine that was away still has.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MOST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Between two looks at a container that is about to be seen to have ended, and how many.
 const LOOK: Duration = Duration::from_millis(50);

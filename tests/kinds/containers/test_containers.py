@@ -554,7 +554,14 @@ def test_a_command_goes_on_while_the_engine_is_killed() -> None:
         sandbox = user.create(sandbox={"kind": "docker"})
         count = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.02; done; read x"
         exec_id = user.start(sandbox, count, stdin=True)
+        doomed = user.create(sandbox={"kind": "docker"})
+        init = json.loads(Path(server.data_dir, "guests", doomed, "guest.json").read_text())["pid"]
         os.kill(int(Path(directory, "pid").read_text()), 9)
+        # Another server needs no engine to find what lives; what does not is removed when there is one.
+        server.kill()
+        os.kill(init, 9)
+        server.start()
+        assert user("GET", f"/sandboxes/{doomed}").status_code == 404
         assert user.run(sandbox, "echo without an engine")["stdout"] == "without an engine\n"
         put = user("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/f", content=b"x")
         assert put.status_code in (200, 201, 204)
@@ -565,6 +572,10 @@ def test_a_command_goes_on_while_the_engine_is_killed() -> None:
         user("POST", f"/sandboxes/{sandbox}/execs/{exec_id}/stdin?close=true", content=b"x\n")
         result = user("GET", f"/sandboxes/{sandbox}/execs/{exec_id}/result?wait=60").json()
         assert result["stdout"] == "".join(f"{i}\n" for i in range(1, 101))
+        deadline = time.monotonic() + 60
+        while Path(server.data_dir, "guests", doomed).exists():
+            assert time.monotonic() < deadline, "what was of a container that died stays"
+            time.sleep(0.1)
     finally:
         user.close()
         server.stop()

@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Longest time without a list: what was missed is found then, and what nobody knows is removed.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -42,6 +42,8 @@ pub(super) struct Pods {
     known: Mutex<HashMap<SandboxId, Known>>,
     /// Namespaces that are watched.
     watched: Mutex<HashSet<String>>,
+    /// Wakes watches that wait for a cluster that refused: whoever makes a pod waits for news of it.
+    wanted: Notify,
 }
 
 impl Pods {
@@ -115,6 +117,8 @@ pub(super) fn ensure(shared: &Arc<Shared>, namespace: &str) {
     let mut watched = shared.pods.watched.lock().unwrap_or_else(PoisonError::into_inner);
     if watched.insert(namespace.to_owned()) {
         tokio::spawn(run(Arc::downgrade(shared), namespace.to_owned()));
+    } else {
+        shared.pods.wanted.notify_waiters();
     }
 }
 
@@ -129,8 +133,10 @@ async fn run(shared: Weak<Shared>, namespace: String) {
                 pause = (pause * 2).min(MOST_PAUSE);
             }
         }
-        drop(shared);
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.pods.wanted.notified() => {}
+        }
     }
 }
 
