@@ -98,7 +98,7 @@ pub fn bench(args: BenchArgs, json: bool) -> Outcome {
         What::Rest => return show_all(&rest::rest(n(500), args.live)?, json),
         What::Kinds => {
             let table = kinds::kinds(n(50))?;
-            return if json { print::json(&table) } else { print::line(table.to_string().trim_end().to_owned()) };
+            return if json { print::json(&table) } else { print::line(table.to_string().trim_end()) };
         }
         What::Run => program::run(n(100))?,
         What::CompareRun => return show_all(&compare::run(n(50))?, json),

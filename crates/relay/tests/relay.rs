@@ -164,7 +164,7 @@ fn output_input_and_status_arrive() {
 fn a_status_comes_behind_all_output_though_another_process_keeps_the_pipe() {
     let guest = Guest::new();
     let server = guest.server();
-    let exec = server.exec("sleep 1000 & printf before", false);
+    let exec = server.exec("sleep 60 & printf before", false);
     assert_eq!(server.exited(&exec.id), 0);
     let mut bytes = [0; 6];
     rustix::io::ioctl_fionbio(&exec.out, true).unwrap();
@@ -176,7 +176,7 @@ fn a_status_comes_behind_all_output_though_another_process_keeps_the_pipe() {
 fn a_program_that_closes_its_input_is_heard_of() {
     let guest = Guest::new();
     let server = guest.server();
-    let exec = server.exec("exec <&-; echo closed; sleep 1000", true);
+    let exec = server.exec("exec <&-; echo closed; sleep 60", true);
     let mut line = [0; 7];
     (&exec.out).read_exact(&mut line).unwrap();
     let mut stdin = exec.stdin.unwrap();
@@ -346,7 +346,7 @@ fn nothing_is_sent_while_there_is_nothing_to_say() {
     let server = Server::new(lossy.dial());
     all_of_it_arrives(&server);
     // A command that waits, and one whose output has been read, are nothing to say either.
-    let waits = server.exec("echo ready; sleep 1000", false);
+    let waits = server.exec("echo ready; sleep 60", false);
     (&waits.out).read_exact(&mut [0; 6]).unwrap();
     thread::sleep(Duration::from_secs(1));
     let before = lossy.frames();

@@ -10,16 +10,20 @@ fn answer(filter: &Filter, number: u32, arguments: [u64; 6]) -> u32 {
     run(&instructions(filter), OWN_ARCHITECTURE, number, &arguments).expect("the kernel would load it")
 }
 
-#[test]
-fn the_compiled_policies_say_what_the_policies_say() {
-    let all = [
+/// Each policy that is put on a process, and the filter made from it.
+fn policies() -> [(Policy, Filter); 5] {
+    [
         (sandbox_policy(), Filter::sandbox()),
         (hardened_policy(), Filter::hardened()),
         (bridge_policy(), Filter::bridge()),
         (relay_policy(), Filter::relay()),
         (counters_policy(), Filter::counters()),
-    ];
-    for (policy, filter) in all {
+    ]
+}
+
+#[test]
+fn the_compiled_policies_say_what_the_policies_say() {
+    for (policy, filter) in policies() {
         for number in (0..700).chain([0x4000_0000, 0x4000_0001, 0x4000_0200, u32::MAX]) {
             for arguments in [[0; 6], [1; 6], [u64::MAX; 6], [2, 1, 6, 0, 0, 0], [0x1_0000_0000; 6]] {
                 assert_eq!(
@@ -358,14 +362,7 @@ mod random {
 
         #[test]
         fn the_policies_of_sandboxes_allow_what_another_compiler_makes_of_them(calls in real_calls()) {
-            let all = [
-        (sandbox_policy(), Filter::sandbox()),
-        (hardened_policy(), Filter::hardened()),
-        (bridge_policy(), Filter::bridge()),
-        (relay_policy(), Filter::relay()),
-        (counters_policy(), Filter::counters()),
-    ];
-    for (policy, filter) in all {
+            for (policy, filter) in policies() {
                 let (ours, theirs) = (instructions(&filter), allowed_elsewhere(&policy));
                 for &(number, arguments) in calls.iter().filter(|(number, _)| *number < 1 << 30) {
                     let allowed = [&ours, &theirs]
@@ -463,14 +460,7 @@ fn no_call_is_both_allowed_and_refused_and_each_has_a_reason() {
 #[test]
 fn the_search_is_shallow() {
     // Instructions that run for calls decided by number alone: the tree's depth, not the list's length.
-    let all = [
-        (sandbox_policy(), Filter::sandbox()),
-        (hardened_policy(), Filter::hardened()),
-        (bridge_policy(), Filter::bridge()),
-        (relay_policy(), Filter::relay()),
-        (counters_policy(), Filter::counters()),
-    ];
-    for (policy, filter) in all {
+    for (policy, filter) in policies() {
         let program = instructions(&filter);
         for (&number, rule) in policy.rules.iter().filter(|(_, rule)| rule.clauses.is_empty()) {
             let steps = super::interpret::steps(&program, OWN_ARCHITECTURE, number);
