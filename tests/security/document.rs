@@ -19,7 +19,7 @@ fn every_test_that_the_document_names_exists_and_every_test_is_named() {
     }
     let tests = sources.split("#[test]\nfn ").skip(1).filter_map(|rest| rest.split('(').next());
     // What is used again needs a node, and is tested beside it; machines are tested there as well.
-    let reuse: String = ["reuse.rs", "machine.rs"]
+    let reuse: String = ["reuse.rs", "machine.rs", "firecracker.rs"]
         .map(|file| fs::read_to_string(here.join("../crates/node/tests/real").join(file)).unwrap())
         .concat();
     let trials = reuse.split("trial(\"").skip(1).filter_map(|rest| rest.split('"').next());

@@ -23,6 +23,8 @@ use std::{
 const QUIET: Duration = Duration::from_millis(2);
 /// And if there is enough: sandboxes that end meanwhile leave what the next ones can be made of.
 const IDLE: Duration = Duration::from_millis(20);
+/// Processes that fork: the one that does, and the one behind it.
+const FORKERS: usize = 2;
 /// Until it is looked again whether the processors have time, and the longest that they are waited for.
 const CROWDED: Duration = Duration::from_millis(5);
 const POLITE: Duration = Duration::from_millis(200);
@@ -128,13 +130,16 @@ impl Stock {
         }
     }
 
-    /// Makes one. A process that forks and dies over it is no reason why there should be none: the next one is asked.
+    /// Makes one. A process that forks and dies over it is no reason why there should be none: the one that waits behind it is asked,
+    /// and where that dies as well, a new one.
     pub(crate) fn make(&mut self, host: &Host, cgroups: &Root, life: &OwnedFd) -> Result<Blank, Failure> {
-        let made = self.try_make(host, cgroups, life);
-        if made.as_ref().is_err_and(|failure| failure.step == forker::DIED) {
-            return self.try_make(host, cgroups, life);
+        for _ in 0..FORKERS {
+            let made = self.try_make(host, cgroups, life);
+            if !made.as_ref().is_err_and(|failure| failure.step == forker::DIED) {
+                return made;
+            }
         }
-        made
+        self.try_make(host, cgroups, life)
     }
 
     fn try_make(&mut self, host: &Host, cgroups: &Root, life: &OwnedFd) -> Result<Blank, Failure> {
