@@ -22,12 +22,20 @@ use csb_wire::{Failure, guest::USER};
 use runtime::Runtime;
 use rustix::fs::{AtFlags, Gid, Uid};
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
+
+/// For what is killed to end, and between two looks.
+const DYING: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(10);
+/// Before each look, after the first, for what a killed server's runtime may still be making.
+const SWEEPS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// See the module.
 #[derive(Debug)]
@@ -95,15 +103,41 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
     Ok(())
 }
 
+/// Where a control group may be: in each hierarchy, and at their top where there is one only.
+fn places_of(group: &Path) -> impl Iterator<Item = PathBuf> {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+    hierarchies.chain([top.to_owned()]).map(move |hierarchy| hierarchy.join(group))
+}
+
 /// Removes a control group from every hierarchy. A runtime leaves those that it uses for nothing, such as the unified one of a
 /// host with both versions.
 fn remove_groups(group: &Path) {
-    let top = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([top.to_owned()]) {
+    for place in places_of(group) {
         // Refused while there is a process in it, and where it never was.
-        let _ = rustix::fs::rmdir(hierarchy.join(group));
+        let _ = rustix::fs::rmdir(place);
     }
+}
+
+/// Ends what is in a container's control group, whatever its runtime knows of it, and removes the group. A runtime that was killed, or
+/// met a full disk, may have made a container that it does not know.
+fn clear(groups: &str, id: &SandboxId) -> io::Result<()> {
+    let group = Path::new(groups).join(id.as_str());
+    if !places_of(&group).any(|place| place.exists()) {
+        return Ok(());
+    }
+    let root = csb_sys::cgroup::Host::detect()?.at_top().root(groups).map_err(io::Error::other)?;
+    let inside = root.open(id.as_str()).map_err(io::Error::other)?;
+    let end = Instant::now() + DYING;
+    while !inside.is_empty().unwrap_or(true) {
+        inside.kill().map_err(io::Error::other)?;
+        if Instant::now() > end {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its processes do not end"));
+        }
+        std::thread::sleep(TICK);
+    }
+    remove_groups(&group);
+    Ok(())
 }
 
 /// How often the kernel killed for want of memory in a control group, whose processes may all be gone.
@@ -144,10 +178,10 @@ impl Shared {
             runtime.run("remove the container", &["delete", "--force", &record.container], None).await?;
         }
         let (guests, groups) = (self.guests.clone(), Path::new(&self.group()).to_owned());
-        let group = groups.join(id.as_str());
+        let group = id.clone();
         let alone = self.making.clone().try_write_owned();
         aside(move || {
-            remove_groups(&group);
+            clear(&groups.to_string_lossy(), &group).map_err(failed("end the container"))?;
             // It stays where others are in it, or are about to be.
             if alone.is_ok() {
                 remove_groups(&groups);
@@ -231,7 +265,7 @@ impl Shared {
         if runtime.is_gvisor() { place.connect_relay(pid).await } else { place.connect(pid).await }
     }
 
-    async fn held(&self) -> Result<Vec<Held>, BackendError> {
+    async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
         let mut held = Vec::new();
         for (id, record) in self.guests.records(Kind::Oci).map_err(failed("read the records"))? {
             let place = self.guests.place(&id);
@@ -253,7 +287,39 @@ impl Shared {
         // Of a server that was killed.
         remove_groups(Path::new(&self.group()));
         self.guests.tidy();
+        self.sweep().await;
+        let shared = self.clone();
+        tokio::spawn(async move {
+            for pause in SWEEPS {
+                tokio::time::sleep(pause).await;
+                shared.sweep().await;
+            }
+        });
         Ok(held)
+    }
+
+    /// Removes containers that nothing tells of: a runtime goes on when the server that asked it is killed, and may have made one when the
+    /// next server has cleared away what there was.
+    async fn sweep(&self) {
+        let groups = self.group();
+        let listed =
+            places_of(Path::new(&groups)).flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+        let ids: BTreeSet<SandboxId> = listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        // What this server makes has a directory before it has a group.
+        for id in ids.into_iter().filter(|id| !self.guests.place(id).path.exists()) {
+            tracing::warn!(sandbox = %id, "removing a container that nothing tells of");
+            for runtime in Runtime::that_know(&id, &self.guests.state("oci")) {
+                if let Err(error) = runtime.run("remove the container", &["delete", "--force", id.as_str()], None).await
+                {
+                    tracing::warn!(sandbox = %id, %error, "a runtime does not remove its container");
+                }
+            }
+            let (groups, name) = (groups.clone(), id.clone());
+            let cleared = aside(move || clear(&groups, &name).map_err(failed("end the container"))).await;
+            if let Err(error) = cleared {
+                tracing::error!(sandbox = %id, %error, "cannot remove a container");
+            }
+        }
     }
 
     /// gVisor stands still by itself, the others' containers by the kernel's freezer.

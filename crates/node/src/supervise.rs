@@ -44,6 +44,8 @@ const POLITE: Duration = Duration::from_secs(1);
 /// Whoever took a sandbox out of the pool gets the machine for so long: what is refilled meanwhile, those who wait would pay.
 const QUIET: Duration = Duration::from_millis(10);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
+/// Tries to release what an earlier server left: half an hour of them.
+const MOST_RELEASES: u32 = 64;
 
 /// Makes the data directory ready, and keeps other servers out of it until the file is dropped.
 pub(crate) fn prepare(data_dir: &Path, private: bool) -> Result<Option<File>, NodeError> {
@@ -253,9 +255,24 @@ fn sweep_spools(inner: &Inner, is_alive: impl Fn(&SandboxId) -> bool) {
 pub(crate) async fn release_unknown(inner: Arc<Inner>, keeper: Arc<dyn Keeper>, id: SandboxId) {
     tracing::warn!(sandbox = %id, "releasing a sandbox that nothing tells of");
     if let Err(error) = keeper.release(&id).await {
-        return tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
+        tracing::error!(sandbox = %id, %error, "cannot release an unknown sandbox");
+        // What stands in its way may pass, and nobody else asks. The next server tries as well.
+        return drop(tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            for _ in 0..MOST_RELEASES {
+                sleep(pause).await;
+                pause = (pause * 2).min(MOST_BACKOFF);
+                if keeper.release(&id).await.is_ok() {
+                    return forget_spools(&inner, &id);
+                }
+            }
+        }));
     }
-    for spool in [Kind::Process, Kind::Vfs].map(|kind| inner.spool(&id, kind)) {
+    forget_spools(&inner, &id);
+}
+
+fn forget_spools(inner: &Inner, id: &SandboxId) {
+    for spool in [Kind::Process, Kind::Vfs].map(|kind| inner.spool(id, kind)) {
         match fs::remove_dir_all(&spool) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::error!(path = %spool.display(), %error, "cannot remove an old spool");

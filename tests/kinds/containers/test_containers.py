@@ -318,6 +318,39 @@ def test_a_removal_that_is_refused_is_tried_until_it_is_done(tmp_path: Path) -> 
         own.stop()
 
 
+def test_a_container_that_its_runtime_knows_nothing_of_is_ended(tmp_path: Path) -> None:
+    """As after a disk that was full while the runtime wrote down what it had made."""
+    if not runtime("runc"):
+        pytest.skip("there is no runc: apt-get install runc")
+    own = Server(POOL_MIN_SIZE="0")
+    user = own.api()
+    try:
+        mark = f"98{os.getpid()}.5"
+        for forgets_record in (False, True):
+            sandbox = user.create(sandbox={"kind": "oci"})
+            user.start(sandbox, ["sleep", mark])
+            shutil.rmtree(Path(own.data_dir, "guests", ".oci", "runc", sandbox))
+            if forgets_record:
+                # Nothing tells of it any more but its control group.
+                own.kill()
+                for mount in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+                    if (where := mount.split()[4]).startswith(f"{own.data_dir}/guests/{sandbox}/"):
+                        subprocess.run(["umount", "-l", where], check=True)
+                shutil.rmtree(Path(own.data_dir, "guests", sandbox))
+                own.start()
+            else:
+                assert user("DELETE", f"/sandboxes/{sandbox}").status_code == 204
+            deadline = time.monotonic() + 20
+            while (
+                left(own) or subprocess.run(["pgrep", "-f", f"sleep {mark}"], stdout=subprocess.DEVNULL).returncode == 0
+            ):
+                assert time.monotonic() < deadline, left(own)
+                time.sleep(0.1)
+    finally:
+        user.close()
+        own.stop()
+
+
 def test_containers_are_kept_ready_beside_other_kinds(kind: dict[str, str], request: pytest.FixtureRequest) -> None:
     engine = request.getfixturevalue("engine") if kind["kind"] == "docker" else None
     settings = {"DOCKER_HOST": engine.host} if engine else {}

@@ -1,6 +1,7 @@
 //! OCI runtimes as programs: which are there, and how they are called.
 
 use crate::BackendError;
+use csb_types::SandboxId;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
@@ -49,6 +50,12 @@ impl Runtime {
             hint: format!("install it on the server's host: `apt-get install {}`", names[0]),
         })?;
         Ok(Self { state: state.join(&name), name, program })
+    }
+
+    /// Those that have written down something of a container.
+    pub(super) fn that_know(id: &SandboxId, state: &Path) -> Vec<Self> {
+        let names = NAMES.iter().filter(|name| state.join(name).join(id.as_str()).exists());
+        names.filter_map(|name| Self::choose(Some(name), state).ok()).collect()
     }
 
     /// Whether its containers are reached by a relay.
