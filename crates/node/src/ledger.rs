@@ -77,6 +77,13 @@ pub(crate) struct Ledger {
     freed: AtomicU64,
 }
 
+/// Sandboxes of a data directory that are written down, with their kinds.
+pub fn known(data_dir: &Path) -> io::Result<Vec<(SandboxId, Kind)>> {
+    let mut found = Vec::new();
+    Ledger::new(data_dir.join("sandboxes")).read(|entry| found.push((entry.id.clone(), entry.kind())))?;
+    Ok(found)
+}
+
 /// A file for an entry. Dropped before it is committed, it never was.
 #[derive(Debug)]
 pub(crate) struct Draft {

@@ -26,6 +26,7 @@ pub use config::{
 pub use csb_engine::{Chunk, Exec, ExecError, FileReader, Handle, Meta, OpError, OutputReader};
 pub use csb_wire::Mode;
 pub use error::{CreateError, NodeError};
+pub use ledger::known;
 pub use local::WakeError;
 pub use memory::forget as forget_memory;
 pub use node::Node;

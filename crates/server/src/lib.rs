@@ -137,6 +137,8 @@ fn backends(config: &Config) -> Result<Vec<Arc<dyn Backend>>, ServeError> {
 /// Ends the sandboxes of a data directory that no warden holds: containers, machines, pods. No server may work there. Answers how many
 /// were ended, and what was refused, in words.
 pub async fn end_guests(config: &Config) -> Result<(u32, Vec<String>), ServeError> {
+    let failed = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
+    let known = csb_node::known(&config.data_dir).map_err(failed)?;
     let (mut ended, mut refused) = (0, Vec::new());
     for backend in backends(config)? {
         let kind = backend.kind().name();
@@ -150,7 +152,14 @@ pub async fn end_guests(config: &Config) -> Result<(u32, Vec<String>), ServeErro
                     }
                 }
             }
-            Err(error) => refused.push(format!("{kind}: {error}")),
+            // What does not answer and has nothing of ours is nobody's loss.
+            Err(error) => {
+                let its = known.iter().filter(|(_, one)| *one == backend.kind()).map(|(id, _)| id.as_str());
+                let its: Vec<&str> = its.collect();
+                if !its.is_empty() {
+                    refused.push(format!("{kind} {}: {error}", its.join(", ")));
+                }
+            }
         }
     }
     Ok((ended, refused))

@@ -22,6 +22,8 @@ const LONG: Duration = Duration::from_secs(20);
 const LEAST: u32 = 3;
 /// Commands for each sandbox that is started.
 const COMMANDS: u32 = 3;
+/// For the host to make again what is made ahead of time: otherwise the first hundred would seem to take no memory.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Name of the server that kind `remote` is asked of.
 const FAR: &str = "far";
 
@@ -142,12 +144,14 @@ async fn row(
         sandbox.release().await?;
         bar.at(i.into());
     }
+    tokio::time::sleep(SETTLE).await;
     let (before, begun) = (available_kib()?, Instant::now());
     let mut live = Vec::new();
     while (live.len() as u32) < n && ((live.len() as u32) < LEAST || begun.elapsed() < LONG) {
         live.push(started(client, &request).await?);
         bar.at(u64::from(n) + live.len() as u64);
     }
+    tokio::time::sleep(SETTLE).await;
     let used = before.saturating_sub(available_kib()?) as f64;
     for sandbox in &live {
         echo(sandbox).await?;
