@@ -99,6 +99,12 @@ impl Pods {
         });
     }
 
+    /// Whether somebody waits for news of a pod of this namespace that is coming up.
+    fn is_awaited(&self, namespace: &str) -> bool {
+        let coming = |pod: &Known| !matches!(*pod.state.borrow(), State::Up | State::Gone(_));
+        self.known().values().any(|pod| pod.namespace == namespace && coming(pod))
+    }
+
     /// Those of a namespace that are not among `there`.
     fn missing(&self, namespace: &str, there: &HashSet<SandboxId>) -> Vec<SandboxId> {
         let known = self.known();
@@ -133,9 +139,13 @@ async fn run(shared: Weak<Shared>, namespace: String) {
                 pause = (pause * 2).min(MOST_PAUSE);
             }
         }
+        let mut wanted = std::pin::pin!(shared.pods.wanted.notified());
+        wanted.as_mut().enable();
+        // Whoever began to wait before this line is not heard by `wanted`.
+        let pause = if shared.pods.is_awaited(&namespace) { FIRST_PAUSE } else { pause };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = shared.pods.wanted.notified() => {}
+            () = wanted => {}
         }
     }
 }
