@@ -35,7 +35,7 @@ def server(cluster: kube_cluster.Cluster) -> Iterator[Server]:
         CSB_K8S_RUNTIME_CLASSES="gvisor,missing",
         CSB_K8S_POD_TEMPLATE_FIELDS=FIELDS,
         CSB_K8S_IMAGES="absent:,csb-",
-        CSB_K8S_START_TIMEOUT="10s",
+        CSB_K8S_START_TIMEOUT="30s",
     )
     yield server
     server.stop()
