@@ -129,15 +129,20 @@ fn clear(groups: &str, id: &SandboxId) -> io::Result<()> {
     let root = csb_sys::cgroup::Host::detect()?.at_top().root(groups).map_err(io::Error::other)?;
     let inside = root.open(id.as_str()).map_err(io::Error::other)?;
     let end = Instant::now() + DYING;
-    while !inside.is_empty().unwrap_or(true) {
-        inside.kill().map_err(io::Error::other)?;
+    loop {
+        if !inside.is_empty().unwrap_or(true) {
+            inside.kill().map_err(io::Error::other)?;
+        }
+        remove_groups(&group);
+        // Refused by the kernel while there is a process in it, in any hierarchy.
+        if !places_of(&group).any(|place| place.exists()) {
+            return Ok(());
+        }
         if Instant::now() > end {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "its processes do not end"));
         }
         std::thread::sleep(TICK);
     }
-    remove_groups(&group);
-    Ok(())
 }
 
 /// How often the kernel killed for want of memory in a control group, whose processes may all be gone.
