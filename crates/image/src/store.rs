@@ -22,6 +22,7 @@ use crate::layer::{Caps, Layer};
 use crate::private::{Images, Private};
 use crate::template::{Bind, Source, Template};
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -226,7 +227,9 @@ impl Store {
     /// that path is gone. Returns how many versions went.
     ///
     /// Held is a version while a process has a shared lock (flock(2)) on one of its layers or their images, as the warden has for
-    /// every sandbox; the same goes for images of the host's directories. What was replaced or forgotten less than `grace` ago stays: somebody may be on the way from `get` to it.
+    /// every sandbox; the same goes for images of the host's directories. Held is also a version of which a layer is mounted somewhere, as
+    /// those of containers are, which outlive their server. What was replaced or forgotten less than `grace` ago stays: somebody may be on
+    /// the way from `get` to it.
     /// Never waits: while a template is being made, nothing goes.
     pub fn prune(&self, grace: Duration) -> Result<usize, StoreError> {
         let lock = self.lock_file()?;
@@ -238,6 +241,8 @@ impl Store {
             }
         }
         let mut removed = Images::new(&self.directory, self.caps).prune(grace)?;
+        let mounts = PathBuf::from("/proc/self/mountinfo");
+        let mounts = std::fs::read_to_string(&mounts).map_err(|source| StoreError::io("read", mounts, source))?;
         for name in self.names()? {
             let directory = self.directory.join(&name);
             let list_failed = |source| StoreError::io("list", &directory, source);
@@ -257,7 +262,10 @@ impl Store {
                 let entry = entry.map_err(list_failed)?;
                 let version = entry.path();
                 let is_current = current.as_deref() == Some(Path::new(&entry.file_name()));
-                if is_current || !entry.file_type().map_err(list_failed)?.is_dir() || is_held(&version)? {
+                if is_current || !entry.file_type().map_err(list_failed)?.is_dir() {
+                    continue;
+                }
+                if is_mounted(&mounts, &name, &entry.file_name()) || is_held(&version)? {
                     continue;
                 }
                 remove_tree(&version).map_err(|source| StoreError::io("remove", version, source))?;
@@ -427,6 +435,13 @@ impl Store {
         file.lock().map_err(|source| StoreError::io("lock", self.directory.join(".lock"), source))?;
         Ok(file)
     }
+}
+
+/// Whether a mount shows a directory of this version (proc_pid_mountinfo(5): the fourth field is the mount's root in its file system).
+/// A version's name is unique on a host, and holds nothing that is escaped there.
+fn is_mounted(mounts: &str, template: &str, version: &OsStr) -> bool {
+    let place = format!("/{template}/{}/", version.to_string_lossy());
+    mounts.lines().filter_map(|line| line.split(' ').nth(3)).any(|root| root.contains(&place))
 }
 
 /// Whether somebody has a lock on a layer of this version, or on the image of one.

@@ -174,6 +174,25 @@ fn a_stale_host_template_is_replaced_and_the_old_one_stays_for_those_on_it() {
 }
 
 #[test]
+fn a_version_that_a_container_is_mounted_from_stays() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: mounting takes root");
+        return;
+    }
+    let (directory, store) = store();
+    let template = store.import_tar("it", archive("one").as_slice()).unwrap();
+    store.import_tar("it", archive("two").as_slice()).unwrap();
+    let place = directory.path().join("layer0");
+    fs::create_dir(&place).unwrap();
+    csb_sys::mount::Tree::copy(rustix::fs::CWD, &template.layers[0], false).unwrap().attach_at(&place).unwrap();
+    let removed = store.prune(Duration::ZERO);
+    let seen = fs::read_to_string(place.join("content"));
+    csb_sys::mount::detach(place.to_str().unwrap()).unwrap();
+    assert_eq!((removed.unwrap(), seen.unwrap().as_str()), (0, "one"));
+    assert_eq!(store.prune(Duration::ZERO).unwrap(), 1);
+}
+
+#[test]
 fn names_lead_to_templates_until_they_are_removed() {
     let (_directory, store) = store();
     store.import_tar("python:3.12", archive("one").as_slice()).unwrap();
