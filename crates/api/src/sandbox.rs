@@ -97,7 +97,7 @@ pub struct SandboxKindRequest {
     /// `docker`: the container's network; default `none`.
     #[serde(default, rename = "networkMode", alias = "network_mode", skip_serializing_if = "Option::is_none")]
     pub network_mode: Option<String>,
-    /// `oci`: `runc`, `crun` or `runsc`.
+    /// `oci`: `runc`, `crun` or `runsc`. `hardened`: `runsc`, gVisor's kernel besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// `remote`: base address of a server, or several, tried in this order.

@@ -20,7 +20,7 @@ use csb_sys::{
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::{
     Failure, VERSION,
-    guest::{FAILED, ONCE, OWNER, SOCKET, USER},
+    guest::{FAILED, NARROW, ONCE, OWNER, SOCKET, USER},
 };
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
@@ -558,8 +558,9 @@ pub(crate) fn pids(limits: &Limits) -> i64 {
 }
 
 /// What a container's init is started with, behind its program.
-pub(crate) fn arguments(guests: &Guests, limits: &Limits) -> Vec<String> {
-    let mut words = vec![limits.nofile.to_string()];
+pub(crate) fn arguments(guests: &Guests, spec: &SandboxSpec) -> Vec<String> {
+    let mut words = vec![spec.limits.nofile.to_string()];
+    words.extend((spec.kind == Kind::Hardened).then(|| NARROW.to_owned()));
     words.extend(guests.is_private().then(|| ONCE.to_owned()));
     words
 }

@@ -12,7 +12,7 @@ use crate::{
     undo::{self, Release},
 };
 use csb_engine::{Doing, Keeper, warden::WardenError};
-use csb_image::Template;
+use csb_image::{Bind, Private, Template};
 use csb_sys::{
     mount::{self, Attributes, Tree, make_beneath, open_beneath},
     packet::Conn,
@@ -61,8 +61,43 @@ fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
     move |error| BackendError::Failed { step: step.into(), message: error.to_string() }
 }
 
+/// What a root is mounted from.
+enum Lower {
+    Shared(Template),
+    /// Of kind `hardened`.
+    Private(Private),
+}
+
+impl Lower {
+    fn layers(&self) -> &[PathBuf] {
+        match self {
+            Self::Shared(template) => &template.layers,
+            Self::Private(images) => &images.layers,
+        }
+    }
+
+    fn binds(&self) -> &[Bind] {
+        match self {
+            Self::Shared(template) => &template.binds,
+            Self::Private(images) => &images.binds,
+        }
+    }
+
+    /// A mount of one of its layers or binds, read-only.
+    fn tree(&self, from: &Path) -> io::Result<Tree> {
+        match self {
+            Self::Shared(_) => {
+                let tree = Tree::copy(rustix::fs::CWD, from, false)?;
+                tree.restrict(Attributes::READ_ONLY, None, false)?;
+                Ok(tree)
+            }
+            Self::Private(_) => Tree::of_image(fs::File::open(from)?),
+        }
+    }
+}
+
 /// Mounts the sandbox's root: layers, what takes its writes, and what of the host is shown.
-fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option<&str>) -> io::Result<()> {
+fn mount_root(place: &Place, from: &Lower, upper: &Tree, work_dir: Option<&str>) -> io::Result<()> {
     let files = place.files();
     upper.attach_at(&files)?;
     let (up, work, root) = (files.join("up"), files.join("work"), place.path.join("rootfs"));
@@ -70,13 +105,11 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
         DirBuilder::new().mode(0o755).create(directory)?;
     }
     let mut lower = Vec::new();
-    for (number, layer) in template.layers.iter().enumerate() {
+    for (number, layer) in from.layers().iter().enumerate() {
         // By short names of ours: the option is a list, and as long as a page at most.
         let name = place.path.join(format!("layer{number}"));
         DirBuilder::new().mode(0o755).create(&name)?;
-        let tree = Tree::copy(rustix::fs::CWD, layer, false)?;
-        tree.restrict(Attributes::READ_ONLY, None, false)?;
-        tree.attach_at(&name)?;
+        from.tree(layer)?.attach_at(&name)?;
         lower.push(name.to_string_lossy().into_owned());
     }
     let lower = lower.join(":");
@@ -90,10 +123,8 @@ fn mount_root(place: &Place, template: &Template, upper: &Tree, work_dir: Option
     ];
     Tree::new("overlay", &options, Attributes::default())?.attach_at(&root)?;
     let inside = mount::open_directory(&root)?;
-    for bind in &template.binds {
-        let tree = Tree::copy(rustix::fs::CWD, &bind.host, false)?;
-        tree.restrict(Attributes::READ_ONLY, None, false)?;
-        tree.attach(open_beneath(&inside, &bind.guest.to_string_lossy())?)?;
+    for bind in from.binds() {
+        from.tree(&bind.host)?.attach(open_beneath(&inside, &bind.guest.to_string_lossy())?)?;
     }
     if let Some(work_dir) = work_dir {
         let made = make_beneath(&inside, work_dir)?;
@@ -119,6 +150,13 @@ fn remove_groups(group: &Path) {
     }
 }
 
+/// Pids of what is in a control group of one hierarchy; none where it is not there.
+fn processes(place: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+    // 0: of another PID namespace, which we could not signal either.
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+}
+
 /// Ends what is in a container's control group, whatever its runtime knows of it, and removes the group. A runtime that was killed, or
 /// met a full disk, may have made a container that it does not know.
 fn clear(groups: &str, id: &SandboxId) -> io::Result<()> {
@@ -130,8 +168,11 @@ fn clear(groups: &str, id: &SandboxId) -> io::Result<()> {
     let inside = root.open(id.as_str()).map_err(io::Error::other)?;
     let end = Instant::now() + DYING;
     loop {
-        if !inside.is_empty().unwrap_or(true) {
-            inside.kill().map_err(io::Error::other)?;
+        // Atomic where the runtime put it into the unified hierarchy; gVisor's uses the others alone.
+        let _ = inside.kill();
+        for process in places_of(&group).flat_map(|place| processes(&place)) {
+            // Gone already is what was wanted.
+            let _ = csb_sys::process::kill(process, csb_sys::process::SIGKILL);
         }
         remove_groups(&group);
         // Refused by the kernel while there is a process in it, in any hierarchy.
@@ -221,12 +262,15 @@ impl Shared {
 
     async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Conn, BackendError> {
         if !spec.limits.io.is_none() {
-            return Err(BackendError::Unsupported("limits of disk speed in sandbox kind `oci`".into()));
+            return Err(BackendError::Unsupported("limits of disk speed in containers of a runtime".into()));
         }
         spec.options.work_dir.as_deref().map_or(Ok(()), crate::guests::check_work_dir)?;
         let runtime = self.ready(spec.options.runtime.as_deref())?;
-        let template = self.guests.template(&spec.template).await?;
-        undo::whole(self, id, self.build(id, spec, &runtime, template)).await
+        let lower = match spec.kind {
+            Kind::Hardened => Lower::Private(self.guests.images(&spec.template).await?),
+            _ => Lower::Shared(self.guests.template(&spec.template).await?),
+        };
+        undo::whole(self, id, self.build(id, spec, &runtime, lower)).await
     }
 
     async fn build(
@@ -234,7 +278,7 @@ impl Shared {
         id: &SandboxId,
         spec: &SandboxSpec,
         runtime: &Runtime,
-        template: Template,
+        lower: Lower,
     ) -> Result<Conn, BackendError> {
         let program = self.guests.program().await?;
         let place = self.guests.place(id);
@@ -243,7 +287,7 @@ impl Shared {
         let work_dir = spec.options.work_dir.clone();
         let config = bundle::config(id, spec, &place, &self.guests, &program, runtime.is_gvisor(), &self.group());
         let place = aside(move || {
-            mount_root(&place, &template, &upper, work_dir.as_deref()).map_err(failed("mount the sandbox's root"))?;
+            mount_root(&place, &lower, &upper, work_dir.as_deref()).map_err(failed("mount the sandbox's root"))?;
             let text = serde_json::to_vec(&config).map_err(|error| failed("write the bundle")(error.into()))?;
             fs::write(place.path.join("config.json"), text).map_err(failed("write the bundle"))?;
             Ok(place)

@@ -2,21 +2,28 @@
 //! there, what is left is to shut the door.
 
 use crate::{Built, Marks, Step, Tenant};
-use csb_sys::{landlock::Ruleset, process, process::cap};
+use csb_sys::{landlock::Ruleset, process, process::cap, seccomp::Filter};
 use csb_wire::Failure;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::OwnedFd;
 
 /// Makes this process, pid 1 of the container, what starts the sandbox's commands. `nofile` is each command's limit of
-/// descriptors, `env` what they find in their environment. On an error the process must end.
-pub fn contained(nofile: u32, env: Vec<String>) -> Result<Built, Failure> {
+/// descriptors, `env` what they find in their environment; `narrow`, they get the filter of kind `hardened`. On an error the process must end.
+pub fn contained(nofile: u32, env: Vec<String>, narrow: bool) -> Result<Built, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).step("open /proc")?;
-    shut(nofile, env, proc, &[])
+    let filter = if narrow { Filter::hardened() } else { Filter::sandbox() };
+    shut(nofile, env, filter, proc, &[])
 }
 
 /// As [`contained`], with the `/proc` by which the init finds the sandbox's processes, and what it takes to see them there.
-pub(crate) fn shut(nofile: u32, env: Vec<String>, proc: OwnedFd, more: &[u32]) -> Result<Built, Failure> {
+pub(crate) fn shut(
+    nofile: u32,
+    env: Vec<String>,
+    filter: Filter,
+    proc: OwnedFd,
+    more: &[u32],
+) -> Result<Built, Failure> {
     process::set_undumpable().step("shut the door")?;
     process::drop_bounding_set().step("shut the door")?;
     process::set_no_new_privs().step("shut the door")?;
@@ -25,5 +32,5 @@ pub(crate) fn shut(nofile: u32, env: Vec<String>, proc: OwnedFd, more: &[u32]) -
     }
     let kept = [&[cap::KILL, cap::SETUID, cap::SETGID, cap::SETPCAP], more].concat();
     process::keep_capabilities(&kept).step("shut the door")?;
-    Ok(Built { tenant: Tenant::contained(nofile, env), proc, marks: Marks::groups() })
+    Ok(Built { tenant: Tenant::contained(nofile, env, filter), proc, marks: Marks::groups() })
 }

@@ -11,6 +11,7 @@ use crate::{
 use csb_sys::{
     mount::{self, Tree, make_beneath, open_beneath},
     process::cap,
+    seccomp::Filter,
 };
 use csb_types::Limits;
 use csb_wire::Failure;
@@ -35,5 +36,5 @@ pub fn machine(root: &Tree, directory: &Path, hostname: &str, limits: &Limits) -
     rustix::system::sethostname(hostname.as_bytes()).step("set the host name")?;
     mount::cover_root(&root).step("enter the root")?;
     // Its `/proc` shows nobody the processes of others, but to who may trace them.
-    contained::shut(limits.nofile, vec![], all, &[cap::SYS_PTRACE])
+    contained::shut(limits.nofile, vec![], Filter::sandbox(), all, &[cap::SYS_PTRACE])
 }

@@ -81,8 +81,8 @@ impl Tenant {
     }
 
     /// Of a container. The kernel counts a uid's processes there together with those of every other container.
-    pub(crate) fn contained(nofile: u32, env: Vec<String>) -> Self {
-        Self { realm: Realm::Container { env }, filters: vec![Filter::sandbox()], nofile, nproc: None }
+    pub(crate) fn contained(nofile: u32, env: Vec<String>, filter: Filter) -> Self {
+        Self { realm: Realm::Container { env }, filters: vec![filter], nofile, nproc: None }
     }
 
     /// The user namespace commands enter, if they do.

@@ -54,8 +54,9 @@ impl SandboxV1 {
         self.spec.limits = limits;
     }
 
+    /// That which builds it.
     pub(crate) fn kind(&self) -> Kind {
-        self.spec.kind
+        self.spec.built_as()
     }
 
     pub(crate) fn meta(&self) -> Meta {

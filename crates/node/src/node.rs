@@ -244,7 +244,7 @@ impl Node {
     fn found(&self, id: SandboxId, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
         spec.check()?;
         self.check_limits(&spec.limits)?;
-        self.check_kind(spec.kind)?;
+        self.check_spec(&spec)?;
         self.inner.found(id, self.inner.complete(spec))
     }
 
@@ -267,7 +267,7 @@ impl Node {
         }
         spec.check()?;
         self.check_limits(&spec.limits)?;
-        self.check_kind(spec.kind)?;
+        self.check_spec(&spec)?;
         self.inner.memory_watch.admit()?;
         let asked = Instant::now();
         let spec = self.inner.complete(spec);
@@ -301,6 +301,12 @@ impl Node {
             return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
         }
         Ok(())
+    }
+
+    /// As `check_kind`, of the kind and of what builds it.
+    fn check_spec(&self, spec: &SandboxSpec) -> Result<(), CreateError> {
+        self.check_kind(spec.kind)?;
+        self.check_kind(spec.built_as())
     }
 
     /// Refuses a kind that this host lacks what is needed for.
@@ -471,7 +477,7 @@ impl Node {
         }
         let handles: Vec<Handle> = self.inner.state().sandboxes.values().cloned().collect();
         for handle in &handles {
-            match self.inner.backend(handle.spec().kind) {
+            match self.inner.backend(handle.spec().built_as()) {
                 // Not the warden's, so still there.
                 Some(_) => self.inner.abandon(handle.clone()),
                 None => handle.lost(),
@@ -722,11 +728,11 @@ impl Inner {
         if let (Some(memory), Kind::Vfs, false) = (&self.memory, spec.kind, self.private) {
             memory::make(memory).map_err(|error| record_failed(&error))?;
         }
-        let keeper: Arc<dyn Keeper> = match self.backend(spec.kind) {
+        let keeper: Arc<dyn Keeper> = match self.backend(spec.built_as()) {
             Some(backend) => backend.clone(),
             None => self.link.clone(),
         };
-        let (conn, image) = match self.backend(spec.kind) {
+        let (conn, image) = match self.backend(spec.built_as()) {
             Some(backend) => (backend.create(&id, &spec).await?, None),
             None => {
                 let (_, conn, image) = self.jail(&id, &spec).await?;

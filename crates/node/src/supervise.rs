@@ -209,7 +209,7 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
         };
     }
     for handle in &known {
-        if inner.backend(handle.spec().kind).is_some() {
+        if inner.backend(handle.spec().built_as()).is_some() {
             // Not the warden's.
         } else if held_ids.contains(handle.id()) {
             handle.relinked();

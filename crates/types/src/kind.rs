@@ -82,7 +82,7 @@ pub struct KindOptions {
     /// `docker`: the container's network; default `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_mode: Option<String>,
-    /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there.
+    /// `oci`: `runc`, `crun` or `runsc`; default: the first that is there. `hardened`: `runsc`, gVisor's kernel besides; default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
     /// `k8s`: the pod's namespace, of those that the server allows.
@@ -105,6 +105,9 @@ pub struct KindOptions {
     pub endpoints: Vec<String>,
 }
 
+/// gVisor's runtime.
+const GVISOR: &str = "runsc";
+
 /// Each option as the API spells it, and whose it is.
 const OPTIONS: [(&str, &[Kind]); 12] = [
     ("workDir", &[Kind::Local, Kind::Docker, Kind::Oci, Kind::K8s]),
@@ -113,7 +116,7 @@ const OPTIONS: [(&str, &[Kind]); 12] = [
     ("memoryOnly", &[Kind::Vfs]),
     ("image", &[Kind::Docker, Kind::K8s]),
     ("networkMode", &[Kind::Docker]),
-    ("runtime", &[Kind::Oci]),
+    ("runtime", &[Kind::Oci, Kind::Hardened]),
     ("namespace", &[Kind::K8s]),
     ("runtimeClassName", &[Kind::K8s]),
     ("podTemplate", &[Kind::K8s]),
@@ -163,6 +166,11 @@ impl KindOptions {
         if self.memory_only == Some(false) {
             return Err(SpecError::Weaker { what: "a `vfs` sandbox is always in memory only; `process` has a disk" });
         }
+        if kind == Kind::Hardened && self.runtime.as_deref().is_some_and(|runtime| runtime != GVISOR) {
+            return Err(SpecError::Weaker {
+                what: "the runtime of a `hardened` sandbox is `runsc` or none; `oci` has `runc` and `crun`",
+            });
+        }
         Ok(())
     }
 }
@@ -178,6 +186,9 @@ mod tests {
         assert_eq!(docker.check(Kind::Process), Err(SpecError::Option { option: "workDir", kind: "process" }));
         assert_eq!(docker.check(Kind::Oci), Err(SpecError::Option { option: "image", kind: "oci" }));
         assert_eq!(KindOptions::default().check(Kind::Remote), Ok(()));
+        let weaker = KindOptions { runtime: Some("runc".into()), ..Default::default() };
+        assert!(matches!(weaker.check(Kind::Hardened), Err(SpecError::Weaker { .. })));
+        assert_eq!(weaker.check(Kind::Oci), Ok(()));
         let open = KindOptions { enforce_boundary: Some(false), ..Default::default() };
         assert!(matches!(open.check(Kind::Local), Err(SpecError::Weaker { .. })));
     }

@@ -145,6 +145,14 @@ impl SandboxSpec {
         }
     }
 
+    /// The kind that builds it: a `hardened` one with a runtime is a container of that.
+    pub fn built_as(&self) -> Kind {
+        match (self.kind, &self.options.runtime) {
+            (Kind::Hardened, Some(_)) => Kind::Oci,
+            (kind, _) => kind,
+        }
+    }
+
     /// Refuses what could not be built. Pure: looks at nothing but the spec.
     pub fn check(&self) -> Result<(), SpecError> {
         self.limits.check()?;

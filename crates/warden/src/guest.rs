@@ -16,7 +16,7 @@ use csb_sys::{
 };
 use csb_wire::{
     Failure,
-    guest::{BRIDGE, COUNTERS, FAILED, ONCE, OWNER, SHARED, SOCKET, STREAM},
+    guest::{BRIDGE, COUNTERS, FAILED, NARROW, ONCE, OWNER, SHARED, SOCKET, STREAM},
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -89,7 +89,8 @@ fn prepare(shared: &Path, words: &[String]) -> Result<(Door, csb_jail::Built), F
         Door::Packets(Listener::bind(&socket).step("listen")?)
     };
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    Ok((door, contained(nofile, environment())?))
+    let narrow = words.iter().any(|word| word == NARROW);
+    Ok((door, contained(nofile, environment(), narrow)?))
 }
 
 /// Starts the process that talks with servers. No command ever has its user's id, so none can reach it; without it the

@@ -3,7 +3,7 @@
 /// Directory with our program and what it is loaded with, read-only.
 pub const PROGRAMS: &str = "/.csb";
 /// File name of our program there, and so what it is called by: it is then a container's init. Its arguments: the limit of
-/// descriptors of a command and, if they are meant, [`ONCE`] and one of [`STREAM`]. Or [`BRIDGE`] or
+/// descriptors of a command and, if they are meant, [`ONCE`], [`STREAM`] and [`NARROW`]. Or [`BRIDGE`] or
 /// [`COUNTERS`] alone.
 pub const PROGRAM: &str = "csb-guest";
 /// It is no init, and tells for each line that it reads what the container uses.
@@ -12,6 +12,8 @@ pub const COUNTERS: &str = "counters";
 pub const ONCE: &str = "once";
 /// Servers are heard as a relay (`csb_relay`) has it, over a stream socket in place of the packet socket: no descriptor gets out.
 pub const STREAM: &str = "stream";
+/// Commands get the shorter allowlist of system calls, that of kind `hardened`.
+pub const NARROW: &str = "narrow";
 /// It is no init, and joins its standard input and output to that stream socket: for whoever can start a program in a container, and
 /// reach nothing of it from outside.
 pub const BRIDGE: &str = "bridge";

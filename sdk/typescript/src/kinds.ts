@@ -31,6 +31,8 @@ export interface ProcessOptions extends KindLimits {
 /** `process` with a private copy of the image and a tighter filter. */
 export interface HardenedOptions extends KindLimits {
   kind: 'hardened';
+  /** `runsc`: in a container of gVisor, a kernel of its own in user space. */
+  runtime?: 'runsc' | undefined;
 }
 
 /** A container of a Docker Engine. */

@@ -22,8 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import docker_engine
 import httpx
 import pytest
+from ways import unpacked
 
 from harness import ROOT, Api, Server, program, refused
 
@@ -318,18 +320,21 @@ def test_a_removal_that_is_refused_is_tried_until_it_is_done(tmp_path: Path) -> 
         own.stop()
 
 
-def test_a_container_that_its_runtime_knows_nothing_of_is_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["runc", "runsc"])
+def test_a_container_that_its_runtime_knows_nothing_of_is_ended(name: str) -> None:
     """As after a disk that was full while the runtime wrote down what it had made."""
-    if not runtime("runc"):
-        pytest.skip("there is no runc: apt-get install runc")
-    own = Server(POOL_MIN_SIZE="0")
+    place = os.path.dirname(runtime(name) or unpacked(name) or "")
+    if not place:
+        pytest.skip(f"there is no {name}")
+    own = Server(POOL_MIN_SIZE="0", PATH=f"{place}:{os.environ['PATH']}")
     user = own.api()
     try:
         mark = f"98{os.getpid()}.5"
         for forgets_record in (False, True):
-            sandbox = user.create(sandbox={"kind": "oci"})
+            sandbox = user.create(sandbox={"kind": "oci", "runtime": name})
             user.start(sandbox, ["sleep", mark])
-            shutil.rmtree(Path(own.data_dir, "guests", ".oci", "runc", sandbox))
+            for known in Path(own.data_dir, "guests", ".oci", name).glob(f"*{sandbox}*"):
+                shutil.rmtree(known) if known.is_dir() else known.unlink()
             if forgets_record:
                 # Nothing tells of it any more but its control group.
                 own.kill()
@@ -346,6 +351,43 @@ def test_a_container_that_its_runtime_knows_nothing_of_is_ended(tmp_path: Path) 
             ):
                 assert time.monotonic() < deadline, left(own)
                 time.sleep(0.1)
+    finally:
+        user.close()
+        own.stop()
+
+
+def test_a_hardened_sandbox_in_gvisor() -> None:
+    """A kernel of its own, files that nothing else has in its page cache, and the shorter allowlist of system calls."""
+    place = os.path.dirname(runtime("runsc") or unpacked("runsc") or "")
+    if not place:
+        pytest.skip("there is no runsc")
+    own = Server(POOL_MIN_SIZE="0", PATH=f"{place}:{os.environ['PATH']}")
+    add = [program(), "template", "add", "--data-dir", own.data_dir, "small", "-"]
+    subprocess.run(add, input=docker_engine.image(), check=True, capture_output=True)
+    user = own.api()
+    try:
+        answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "hardened", "runtime": "runc"}})
+        assert "runsc" in refused(answer, 501, "unsupported")
+        asked = {"kind": "hardened", "runtime": "runsc"}
+        sandbox = user.create(sandbox=asked, template="small")
+        plain = user.create(sandbox={**asked, "kind": "oci"}, template="small")
+        assert user("GET", f"/sandboxes/{sandbox}").json()["kind"] == "hardened"
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        images = {one: sum(f"/{one}/" in line and " - erofs " in line for line in mounts) for one in (sandbox, plain)}
+        assert images[sandbox] > 0 and images[plain] == 0
+        for one in (sandbox, plain):
+            assert "Linux version 4.4.0" in user.run(one, "cat /proc/version")["stdout"], "it is gVisor's kernel"
+        assert user.run(plain, "ip link")["exit_code"] == 0
+        assert "Address family not supported" in user.run(sandbox, "ip link")["stderr"]
+        waits = user.start(sandbox, "read line; echo got $line", stdin=True)
+        own.kill()
+        own.start()
+        sent = user("POST", f"/sandboxes/{sandbox}/execs/{waits}/stdin?close=true", content=b"after\n")
+        assert sent.status_code in (200, 204), sent.text
+        assert user("GET", f"/sandboxes/{sandbox}/execs/{waits}/result?wait=60").json()["stdout"] == "got after\n"
+        for one in (sandbox, plain):
+            assert user("DELETE", f"/sandboxes/{one}").status_code == 204
+        assert left(own) == []
     finally:
         user.close()
         own.stop()

@@ -93,7 +93,7 @@ pub(super) fn container(
     let (quota, period) = quota(limits);
     let mounts = mounts(spec, place, &parts)?;
     let mut entrypoint = parts.program.entrypoint;
-    entrypoint.extend(crate::guests::arguments(guests, limits));
+    entrypoint.extend(crate::guests::arguments(guests, spec));
     let strings = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     let host = HostConfig {
         memory: Some(limits.memory as i64),

@@ -50,7 +50,7 @@ pub(super) fn config(
     let limits = &spec.limits;
     let shm = format!("size={}", limits.memory / 2);
     let mut args = program.entrypoint.clone();
-    args.extend(arguments(guests, limits));
+    args.extend(arguments(guests, spec));
     args.extend(relayed.then(|| STREAM.to_owned()));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
