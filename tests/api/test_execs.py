@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -283,3 +285,27 @@ def test_a_socket_ends_with_a_goodbye_whatever_the_client_still_sends(home: tupl
             assert b'"type":"end"' in said
             link.sendall(b"\x88\x80" + bytes(4))
             assert link.recv(1) == b""
+
+
+def test_a_caller_that_hangs_up_at_once_leaves_nothing_that_waits_for_its_input(api: Api) -> None:
+    sandbox = api.create()
+    body = json.dumps({"command": "cat; echo end", "stdin": "hello "}).encode()
+    head = (
+        f"POST /api/v1/sandboxes/{sandbox}/execs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    address = urlsplit(api.server.url)
+    for pause in range(40):
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head + body)
+            time.sleep(pause / 10_000)
+    # Those that began end, each with all of its input.
+    deadline = time.monotonic() + 20
+    while any(one["state"] == "running" for one in api("GET", f"/sandboxes/{sandbox}/execs").json()["items"]):
+        assert time.monotonic() < deadline, "a command waits for input that nobody sends"
+        time.sleep(0.1)
+    begun = api("GET", f"/sandboxes/{sandbox}/execs").json()["items"]
+    assert begun
+    for one in begun:
+        result = api("GET", f"/sandboxes/{sandbox}/execs/{one['exec_id']}/result").json()
+        assert result["stdout"] == "hello end\n", result

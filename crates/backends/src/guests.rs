@@ -37,7 +37,10 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -70,6 +73,10 @@ pub struct Guests {
     root: PathBuf,
     /// Whether they end with this process.
     private: bool,
+    /// What this process's records say of who made them.
+    maker: Arc<str>,
+    /// Whether the records were read before: then a directory without one is being made.
+    read: AtomicBool,
     /// Held while this node is at work.
     _lock: File,
 }
@@ -88,6 +95,9 @@ pub(crate) struct RecordV1 {
     pub(crate) container: String,
     /// Host pid of its init; 0 until there is one.
     pub(crate) pid: i32,
+    /// Which process made it: a word of its own.
+    #[serde(default)]
+    maker: String,
 }
 
 impl RecordV1 {
@@ -104,6 +114,7 @@ impl RecordV1 {
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
+    maker: Arc<str>,
 }
 
 fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
@@ -154,7 +165,8 @@ impl Guests {
         }
         let data_dir = fs::canonicalize(data_dir)?;
         let root = fs::canonicalize(root)?;
-        Ok(Arc::new(Self { data_dir, root, private, _lock: lock }))
+        let maker = SandboxId::random().as_str().into();
+        Ok(Arc::new(Self { data_dir, root, private, maker, read: AtomicBool::new(false), _lock: lock }))
     }
 
     /// Places of `csb run`s that were killed, to be cleaned up like one's own.
@@ -238,25 +250,30 @@ impl Guests {
     }
 
     pub(crate) fn place(&self, id: &SandboxId) -> Place {
-        Place { path: self.root.join(id.as_str()) }
+        Place { path: self.root.join(id.as_str()), maker: self.maker.clone() }
     }
 
-    /// Ids of all that have a record of this kind.
+    /// Ids of all that have a record of this kind and were made by an earlier process: what this one made is its own, and may not be
+    /// done yet.
     pub(crate) fn records(&self, kind: Kind) -> io::Result<Vec<(SandboxId, RecordV1)>> {
         let mut found = Vec::new();
+        let is_first = !self.read.swap(true, Ordering::Relaxed);
         for entry in fs::read_dir(&self.root)? {
             let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok()) else {
                 continue;
             };
             let place = self.place(&id);
             match place.record() {
-                Ok(record) if record.kind == kind => found.push((id, record)),
+                Ok(record) if record.kind == kind && *record.maker != *self.maker => found.push((id, record)),
                 Ok(_) => {}
-                Err(error) => {
+                Err(error) if is_first => {
                     // Nothing is made before it is written, and nothing is left when it is removed.
                     tracing::warn!(sandbox = %id, %error, "removing a container's directory without a record");
-                    place.remove()?;
+                    if let Err(error) = place.remove() {
+                        tracing::error!(sandbox = %id, %error, "cannot remove it: the next server tries again");
+                    }
                 }
+                Err(_) => {}
             }
         }
         Ok(found)
@@ -343,8 +360,8 @@ impl Place {
 
     /// Writes down what is known by now.
     pub(crate) fn write(&self, kind: Kind, runtime: &str, container: &str, pid: i32) -> io::Result<()> {
-        let record =
-            RecordV1 { version: 1, kind, protocol: VERSION, runtime: runtime.into(), container: container.into(), pid };
+        let (runtime, container, maker) = (runtime.into(), container.into(), (*self.maker).into());
+        let record = RecordV1 { version: 1, kind, protocol: VERSION, runtime, container, pid, maker };
         let new = self.path.join("guest.json.new");
         fs::write(&new, serde_json::to_vec(&record)?)?;
         fs::rename(new, self.record_path())
@@ -599,6 +616,27 @@ mod tests {
     }
 
     #[test]
+    fn what_this_process_makes_is_not_told_of_as_left_by_an_earlier_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [old, new, half] = [(); 3].map(|()| SandboxId::random());
+        let told = |guests: &Guests| -> Vec<SandboxId> {
+            guests.records(Kind::Oci).unwrap().into_iter().map(|(id, _)| id).collect()
+        };
+        let earlier = Guests::lasting(directory.path()).unwrap();
+        earlier.place(&old).begin(Kind::Oci, "runc").unwrap();
+        DirBuilder::new().create(earlier.place(&half).path).unwrap();
+        drop(earlier);
+        let guests = Guests::lasting(directory.path()).unwrap();
+        assert_eq!(told(&guests), [old.clone()]);
+        assert!(!guests.place(&half).path.exists(), "a process that was killed left it without a record");
+        // Asked again later, as where something did not answer at first.
+        guests.place(&new).begin(Kind::Oci, "runc").unwrap();
+        DirBuilder::new().create(guests.place(&half).path).unwrap();
+        assert_eq!(told(&guests), [old]);
+        assert!(guests.place(&half).path.exists(), "it is being made");
+    }
+
+    #[test]
     fn names_of_mounts_are_read_as_the_kernel_writes_them() {
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
     }
@@ -607,7 +645,7 @@ mod tests {
     fn a_link_in_what_a_container_shares_leads_nowhere() {
         use std::os::unix::{fs::symlink, net::UnixListener};
         let directory = tempfile::tempdir().unwrap();
-        let place = Place { path: directory.path().join("box") };
+        let place = Place { path: directory.path().join("box"), maker: "test".into() };
         fs::create_dir_all(place.run()).unwrap();
         let (secret, of_the_host) = (directory.path().join("secret"), directory.path().join("host.sock"));
         fs::write(&secret, "a file of the host's").unwrap();

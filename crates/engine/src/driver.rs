@@ -148,6 +148,8 @@ pub(crate) struct Driver {
     pub(crate) releasing: bool,
     /// Until a release that is refused is tried again.
     pub(crate) pause: Duration,
+    /// Whether that waits to be tried.
+    pub(crate) retries: bool,
     pub(crate) refresh_at: Option<Instant>,
     /// Those that ended and whose pipes nobody holds, in this order.
     pub(crate) ended: VecDeque<Arc<Shared>>,
@@ -189,6 +191,7 @@ impl Driver {
             releases: Vec::new(),
             releasing: false,
             pause: FIRST_PAUSE,
+            retries: false,
             refresh_at: None,
             ended: VecDeque::new(),
             counters_read: None,
@@ -344,8 +347,14 @@ impl Driver {
                 self.hear_last_words();
                 return Next::End;
             }
-            Command::Relinked | Command::ReleaseAgain if self.sandbox.phase() == Phase::Releasing => self.release(),
-            Command::Relinked | Command::ReleaseAgain => {}
+            Command::ReleaseAgain => {
+                self.retries = false;
+                if self.sandbox.phase() == Phase::Releasing {
+                    self.release();
+                }
+            }
+            Command::Relinked if self.sandbox.phase() == Phase::Releasing => self.release(),
+            Command::Relinked => {}
             Command::Released(done) => return self.on_released(done),
             Command::Finished { exec } => self.on_finished(&exec),
             Command::Drained { exec } => {

@@ -57,12 +57,15 @@ impl Driver {
                 for reply in self.releases.drain(..) {
                     let _ = reply.send(Err(warden_failed(error.clone())));
                 }
-                let (commands, pause) = (self.sandbox.commands.clone(), self.pause);
-                self.pause = (pause * 2).min(MOST_PAUSE);
-                tokio::spawn(async move {
-                    tokio::time::sleep(pause).await;
-                    let _ = commands.send(Command::ReleaseAgain);
-                });
+                if !self.retries {
+                    self.retries = true;
+                    let (commands, pause) = (self.sandbox.commands.clone(), self.pause);
+                    self.pause = (pause * 2).min(MOST_PAUSE);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(pause).await;
+                        let _ = commands.send(Command::ReleaseAgain);
+                    });
+                }
                 Next::Go
             }
         }

@@ -2,7 +2,15 @@
 
 use crate::warden::{Link, WardenError};
 use csb_types::{Limits, SandboxId, Usage};
-use std::{fmt, pin::Pin};
+use std::{
+    fmt,
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+/// For processes to stand still that wait for a disk, or for a processor of a busy host; and between two tries.
+const FREEZING: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a keeper does, while it does it.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T, WardenError>> + Send + 'a>>;
@@ -35,7 +43,20 @@ impl Keeper for Link {
     }
 
     fn freeze<'a>(&'a self, id: &'a SandboxId, frozen: bool) -> Doing<'a, ()> {
-        Box::pin(async move { self.client()?.freeze(id, frozen).await })
+        Box::pin(async move {
+            let begun = Instant::now();
+            loop {
+                match self.client()?.freeze(id, frozen).await {
+                    // The warden waits for no disk and no busy processor: others want something of it too.
+                    Err(WardenError::Failed(failure))
+                        if failure.errno == libc::ETIMEDOUT && begun.elapsed() < FREEZING =>
+                    {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    done => return done,
+                }
+            }
+        })
     }
 
     fn set_limits<'a>(&'a self, id: &'a SandboxId, limits: Limits) -> Doing<'a, ()> {

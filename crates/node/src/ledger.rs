@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -75,6 +75,8 @@ pub(crate) struct Ledger {
     dir: PathBuf,
     /// Empty files.
     free: Mutex<Vec<PathBuf>>,
+    /// Taken to write where an entry is, and alone to take one out: what is written late must not be in another's file.
+    moving: RwLock<()>,
     freed: AtomicU64,
 }
 
@@ -121,7 +123,7 @@ impl Drop for Draft {
 
 impl Ledger {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, free: Mutex::default(), freed: AtomicU64::new(0) }
+        Self { dir, free: Mutex::default(), moving: RwLock::default(), freed: AtomicU64::new(0) }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -134,14 +136,17 @@ impl Ledger {
 
     /// Writes an entry, or replaces it: a reader finds the old or the new one, never a part.
     pub(crate) fn write(&self, entry: &SandboxV1) -> io::Result<()> {
+        let moving = self.moving.read().unwrap_or_else(PoisonError::into_inner);
         match File::options().write(true).open(self.path(&entry.id)) {
             // Within one page a write is done whole or not at all, whenever we are killed.
             Ok(file) if file.metadata()?.len() == PAGE as u64 => match text(entry)? {
-                text if text.len() == PAGE => file.write_all_at(&text, 0),
-                _ => self.draft(&entry.id)?.commit(entry),
+                text if text.len() == PAGE => return file.write_all_at(&text, 0),
+                _ => {}
             },
-            _ => self.draft(&entry.id)?.commit(entry),
+            _ => {}
         }
+        drop(moving);
+        self.draft(&entry.id)?.commit(entry)
     }
 
     /// Makes the file of an entry that is not known yet.
@@ -168,12 +173,16 @@ impl Ledger {
         if lock(&self.free).len() >= MOST_FREE {
             return fs::remove_file(path);
         }
-        if File::options().write(true).open(&path).and_then(|file| file.set_len(0)).is_err() {
-            // Removing needs no descriptor; one that stayed would be somebody's at the next start.
-            return fs::remove_file(path);
-        }
+        // A name that the next start takes for nobody's. From here on nobody finds the entry, whole or in part.
         let empty = self.dir.join(format!("free-{}", self.freed.fetch_add(1, Ordering::Relaxed)));
-        fs::rename(path, &empty)?;
+        {
+            let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+            fs::rename(path, &empty)?;
+        }
+        if File::options().write(true).open(&empty).and_then(|file| file.set_len(0)).is_err() {
+            // Removing needs no descriptor.
+            return fs::remove_file(empty);
+        }
         lock(&self.free).push(empty);
         Ok(())
     }
@@ -189,9 +198,13 @@ impl Ledger {
         }
     }
 
-    /// One entry.
+    /// One entry; `NotFound` also of one that is taken out meanwhile, whose file may be another's by now.
     pub(crate) fn entry(&self, id: &SandboxId) -> io::Result<SandboxV1> {
-        read(&self.path(id))
+        let path = self.path(id);
+        match read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::Other && !path.exists() => Err(io::ErrorKind::NotFound.into()),
+            read => read,
+        }
     }
 
     /// All readable entries, one after another. Unreadable ones are reported and left for somebody to look at.
@@ -266,6 +279,40 @@ mod tests {
         assert_eq!(made.unwrap_err().raw_os_error(), Some(libc::EMFILE));
         removed.unwrap();
         fs::remove_dir(dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_looks_at_an_entry_that_is_taken_out_finds_it_whole_or_not_at_all() {
+        let dir = std::env::temp_dir().join(format!("csb-ledger-{}", SandboxId::random()));
+        fs::create_dir(&dir).unwrap();
+        let ledger = Ledger::new(dir.clone());
+        let ids: Vec<SandboxId> = (0..500).map(|_| SandboxId::random()).collect();
+        let at = std::sync::atomic::AtomicUsize::new(0);
+        let wrong = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut wrong = Vec::new();
+                while let Some(id) = ids.get(at.load(Ordering::SeqCst)) {
+                    match ledger.entry(id) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => wrong.push(error.to_string()),
+                        _ => {}
+                    }
+                }
+                wrong
+            });
+            for id in &ids {
+                ledger.write(&SandboxV1::new(id, true, &meta())).unwrap();
+                // Late, as by a server that hands out what dies meanwhile: another's file must not be written to.
+                let late = scope.spawn(|| ledger.write(&SandboxV1::new(id, false, &meta())).unwrap());
+                ledger.remove(id).unwrap();
+                late.join().unwrap();
+                let _ = ledger.remove(id);
+                at.fetch_add(1, Ordering::SeqCst);
+            }
+            looking.join().unwrap()
+        });
+        assert_eq!(wrong, [""; 0]);
+        assert!(all(&ledger).is_empty());
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

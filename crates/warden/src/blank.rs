@@ -71,8 +71,8 @@ pub(crate) fn limits(of: &Limits) -> cgroup::Limits {
 
 /// The kernel's answer, with the file it was about.
 pub(crate) fn kernel(error: CgroupError) -> io::Error {
-    // The server tells what this host cannot do from what failed.
-    if matches!(error.source.raw_os_error(), Some(libc::ENOTSUP | libc::EBUSY)) {
+    // The server tells what this host cannot do, or not yet, from what failed.
+    if matches!(error.source.raw_os_error(), Some(libc::ENOTSUP | libc::EBUSY | libc::ETIMEDOUT)) {
         return error.source;
     }
     io::Error::new(error.source.kind(), format!("{error}: {}", error.source))

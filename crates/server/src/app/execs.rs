@@ -37,7 +37,8 @@ impl App {
         start: impl Future<Output = Result<CodeRun, AppError>> + Send + 'static,
     ) -> Result<Start, AppError> {
         let claimed = match self.turn(who, idem.map(Idem::of_exec)).await? {
-            Turn::Free => return start.await.map(Start::Now),
+            // To its end even if the caller hangs up: what was begun without its input would wait for it for ever.
+            Turn::Free => return self.finish(start).await.map(Start::Now),
             Turn::Replay(stored) => {
                 let start: StartV1 = serde_json::from_str(&stored.answer)
                     .map_err(|error| AppError::internal(format!("an idempotency key's answer: {error}")))?;

@@ -187,7 +187,7 @@ impl Group {
 
     /// Stops every process of the group and waits until they stand (`true`), or lets them go on (`false`).
     ///
-    /// Gives up after 500 ms with `TimedOut`, the processes running again. `Unsupported` where nothing can freeze.
+    /// Gives up after 500 ms with `ETIMEDOUT`, the processes running again. `Unsupported` where nothing can freeze.
     pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
         let Some(tree) = self.freezer() else {
             let unsupported = io::Error::from_raw_os_error(libc::ENOTSUP);
@@ -250,7 +250,7 @@ impl Group {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(io::ErrorKind::TimedOut.into());
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -265,7 +265,7 @@ impl Group {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
             }
             let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
             match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
