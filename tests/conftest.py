@@ -1,4 +1,4 @@
-"""One server for all suites, and two users who must never meet."""
+"""One server for all suites, and two users who must never meet; theirs is another where a suite or a module has one."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def api(server: Server) -> Iterator[Api]:
+def ann(server: Server) -> Iterator[Api]:
     api = server.api("ann")
     yield api
     api.close()
 
 
 @pytest.fixture
-def other(server: Server) -> Iterator[Api]:
-    """Another user of the same server."""
+def bob(server: Server) -> Iterator[Api]:
     api = server.api("bob")
     yield api
     api.close()
+
+
+@pytest.fixture
+def api(ann: Api) -> Api:
+    """The user of a test that has but one."""
+    return ann
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def local(**options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose sandboxes fall asleep at once, and whose operator shows one directory."""
     shown = tmp_path_factory.mktemp("shown")
     (shown / "data").mkdir()
@@ -45,7 +45,7 @@ def asleep(api: Api) -> None:
     until(lambda: inits(api) == 0, "a sandbox that nobody uses keeps its processes")
 
 
-def test_files_outlive_the_sandbox_and_are_the_next_ones_and_the_operators(host: Server, ann: Api) -> None:
+def test_files_outlive_the_sandbox_and_are_the_next_ones_and_the_operators(server: Server, ann: Api) -> None:
     first = ann.create(sandbox=local(workDir="./workspace/kept", enforceBoundary=True))
     assert inits(ann) == 0, "nothing runs before it is used"
     assert ann.run(first, "pwd; echo made > by-a-command; mkdir -p d; ls -ln by-a-command | cut -d' ' -f3")[
@@ -53,7 +53,7 @@ def test_files_outlive_the_sandbox_and_are_the_next_ones_and_the_operators(host:
     ] == ("/workspace\n1000\n")
     assert ann("PUT", f"/sandboxes/{first}/files?path=/workspace/d/by-the-api", content=b"made\n").status_code == 200
     assert ann("DELETE", f"/sandboxes/{first}").status_code == 204
-    there = workspaces(host) / "ann" / "kept"
+    there = workspaces(server) / "ann" / "kept"
     assert (there / "by-a-command").read_text() == "made\n"
     assert {p.stat().st_uid for p in there.rglob("*")} == {os.getuid()}
     (there / "by-the-operator").write_text("made\n")
@@ -67,14 +67,14 @@ def test_files_outlive_the_sandbox_and_are_the_next_ones_and_the_operators(host:
         ann("DELETE", f"/sandboxes/{next_one}")
 
 
-def test_a_directory_without_a_name_is_the_sandboxs_own(host: Server, ann: Api) -> None:
+def test_a_directory_without_a_name_is_the_sandboxs_own(server: Server, ann: Api) -> None:
     one, two = ann.create(sandbox=local()), ann.create(sandbox=local())
     assert ann.run(one, "echo one > f")["exit_code"] == 0
     assert ann.run(two, "ls")["stdout"] == ""
-    assert (workspaces(host) / "ann" / one / "f").read_text() == "one\n"
+    assert (workspaces(server) / "ann" / one / "f").read_text() == "one\n"
 
 
-def test_it_sleeps_and_wakes_and_what_its_commands_said_can_still_be_read(host: Server, ann: Api) -> None:
+def test_it_sleeps_and_wakes_and_what_its_commands_said_can_still_be_read(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local())
     done = ann.run(box, "echo said; exit 3")
     background = ann.run(box, "sleep 1.5 >/dev/null 2>&1 & echo started")
@@ -96,7 +96,7 @@ def test_it_sleeps_and_wakes_and_what_its_commands_said_can_still_be_read(host: 
     assert ann.run(box, "echo awake")["stdout"] == "awake\n"
 
 
-def test_a_command_that_runs_and_a_reader_of_a_file_keep_it_awake(host: Server, ann: Api) -> None:
+def test_a_command_that_runs_and_a_reader_of_a_file_keep_it_awake(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local())
     running = ann.start(box, "sleep 2; echo done")
     assert ann("GET", f"/sandboxes/{box}/execs/{running}/result?wait=30").json()["stdout"] == "done\n"
@@ -110,7 +110,7 @@ def test_a_command_that_runs_and_a_reader_of_a_file_keep_it_awake(host: Server, 
     asleep(ann)
 
 
-def test_many_who_want_it_at_once_wake_it_once(host: Server, ann: Api) -> None:
+def test_many_who_want_it_at_once_wake_it_once(server: Server, ann: Api) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     box = ann.create(sandbox=local())
@@ -122,13 +122,13 @@ def test_many_who_want_it_at_once_wake_it_once(host: Server, ann: Api) -> None:
             asleep(ann)
 
 
-def test_paused_asleep_it_is_not_woken_until_it_is_resumed(host: Server, ann: Api) -> None:
+def test_paused_asleep_it_is_not_woken_until_it_is_resumed(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local())
     assert ann("POST", f"/sandboxes/{box}/pause").json()["state"] == "paused"
     refused(ann("POST", f"/sandboxes/{box}/execs", json={"command": "true"}), 409, "sandbox_paused")
     refused(ann("GET", f"/sandboxes/{box}/files?path=/workspace/f"), 409, "sandbox_paused")
-    host.kill()
-    host.start()
+    server.kill()
+    server.start()
     assert ann("GET", f"/sandboxes/{box}").json()["state"] == "paused"
     assert ann("POST", f"/sandboxes/{box}/resume").json()["state"] == "running"
     assert ann.run(box, "echo on")["stdout"] == "on\n"
@@ -136,7 +136,7 @@ def test_paused_asleep_it_is_not_woken_until_it_is_resumed(host: Server, ann: Ap
     running = ann.start(box, "while :; do date +%s%N > tick; sleep 0.05; done")
     until(lambda: ann("GET", f"/sandboxes/{box}/files?path=/workspace/tick").status_code == 200, "it does not tick")
     assert ann("POST", f"/sandboxes/{box}/pause").json()["state"] == "paused"
-    tick = workspaces(host) / "ann" / box / "tick"
+    tick = workspaces(server) / "ann" / box / "tick"
     seen = tick.read_text()
     time.sleep(0.7)
     assert tick.read_text() == seen
@@ -148,7 +148,7 @@ def test_paused_asleep_it_is_not_woken_until_it_is_resumed(host: Server, ann: Ap
     )
 
 
-def test_limits_and_environment_hold_after_sleep_and_restart(host: Server, ann: Api) -> None:
+def test_limits_and_environment_hold_after_sleep_and_restart(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local(workDir="limits"), env={"E": "1"}, resources={"pids": 64}, hostname="named")
     changed = ann("PATCH", f"/sandboxes/{box}", json={"resources": {"memory": "200m"}})
     assert changed.json()["resources"]["memory"] == 200 << 20
@@ -163,21 +163,21 @@ def test_limits_and_environment_hold_after_sleep_and_restart(host: Server, ann: 
         assert ann("GET", f"/sandboxes/{box}").json() == view
         done = ann.run(box, "python3 -c 'x = bytearray(150 << 20)'")
         assert done["killed_by"] == "oom", done
-        host.kill()
-        host.start()
+        server.kill()
+        server.start()
         assert ann("GET", f"/sandboxes/{box}").json() == view
     assert ann("DELETE", f"/sandboxes/{box}").status_code == 204
     refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
-    host.kill()
-    host.start()
+    server.kill()
+    server.start()
     refused(ann("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
 
 
-def test_a_command_outlives_the_server_and_the_sandbox_sleeps_afterwards(host: Server, ann: Api) -> None:
+def test_a_command_outlives_the_server_and_the_sandbox_sleeps_afterwards(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local())
     running = ann.start(box, "for i in 1 2 3 4; do echo $i; sleep 0.5; done")
-    host.kill()
-    host.start()
+    server.kill()
+    server.start()
     assert ann("GET", f"/sandboxes/{box}/execs/{running}/result?wait=30").json()["stdout"] == "1\n2\n3\n4\n"
     asleep(ann)
     # Its processes die under it: it only sleeps.
@@ -199,30 +199,30 @@ def test_no_name_leads_out_of_the_users_directories(ann: Api, name: str) -> None
     assert reply.json()["error"]["code"] in ("invalid_path", "invalid_request")
 
 
-def test_a_user_never_names_another_users_directory(host: Server, ann: Api, bob: Api) -> None:
+def test_a_user_never_names_another_users_directory(server: Server, ann: Api, bob: Api) -> None:
     secret = bob.create(sandbox=local(workDir="secret"))
     assert bob.run(secret, "echo bobs > f")["exit_code"] == 0
-    there = workspaces(host) / "bob" / "secret"
-    for name in [str(there), str(workspaces(host)), str(workspaces(host) / "ann" / ".." / "bob")]:
+    there = workspaces(server) / "bob" / "secret"
+    for name in [str(there), str(workspaces(server)), str(workspaces(server) / "ann" / ".." / "bob")]:
         refused(ann("POST", "/sandboxes", json={"sandbox": local(workDir=name)}), 400, "invalid_path")
     mine = ann.create(sandbox=local(workDir="bob/secret"))
     assert ann.run(mine, "ls -a")["stdout"] == ".\n..\n"
     for id in [".", "..", ".hidden"]:
-        other = host.api(id)
+        other = server.api(id)
         other.create(sandbox=local(workDir="d"))
         other.close()
-    assert {p.name for p in workspaces(host).iterdir()} >= {"ann", "bob", "%2e", "%2e.", "%2ehidden"}
-    assert not (workspaces(host) / "d").exists() and not (Path(host.data_dir) / "d").exists()
+    assert {p.name for p in workspaces(server).iterdir()} >= {"ann", "bob", "%2e", "%2e.", "%2ehidden"}
+    assert not (workspaces(server) / "d").exists() and not (Path(server.data_dir) / "d").exists()
 
 
-def test_links_in_a_directory_lead_nowhere(host: Server, ann: Api) -> None:
+def test_links_in_a_directory_lead_nowhere(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local(workDir="links"))
     done = ann.run(
         box,
         "ln -s / top; ln -s ../../bob bob; ln -s /etc/shadow shadow; mkdir real; ls top/work 2>&1; cat bob/* shadow",
     )
     assert "bobs" not in done["stdout"] and done["exit_code"] != 0
-    assert ann.run(box, f"ls {workspaces(host)} {host.data_dir}")["exit_code"] != 0
+    assert ann.run(box, f"ls {workspaces(server)} {server.data_dir}")["exit_code"] != 0
     refused(ann("POST", "/sandboxes", json={"sandbox": local(workDir="links/top/etc")}), 404, "resource_not_found")
     for name in ["links/top", "links/bob", "links/shadow"]:
         refused(ann("POST", "/sandboxes", json={"sandbox": local(workDir=name)}), 403, "permission_denied")
@@ -234,7 +234,7 @@ def test_links_in_a_directory_lead_nowhere(host: Server, ann: Api) -> None:
     assert ann.run(below, "pwd; ls -a")["stdout"] == "/workspace\n.\n..\n"
 
 
-def test_a_link_that_is_swapped_in_all_the_time_never_leads_out(host: Server, ann: Api) -> None:
+def test_a_link_that_is_swapped_in_all_the_time_never_leads_out(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local(workDir="race"))
     ann.run(box, "mkdir -p d; echo inside > d/where; ln -s / l")
     swap = (
@@ -262,8 +262,8 @@ def test_a_link_that_is_swapped_in_all_the_time_never_leads_out(host: Server, an
     assert min(seen.values()) > 0, seen
 
 
-def test_only_what_the_operator_allows_is_shown_and_read_only(host: Server, ann: Api) -> None:
-    shown = host.shown  # type: ignore[attr-defined]
+def test_only_what_the_operator_allows_is_shown_and_read_only(server: Server, ann: Api) -> None:
+    shown = server.shown  # type: ignore[attr-defined]
     box = ann.create(sandbox=local(workDir="shown", allowPaths=[f"{shown}/data"]))
     done = ann.run(box, f"cat {shown}/data/file; echo x > {shown}/data/file; echo x > {shown}/data/new; ls {shown}")
     assert done["stdout"] == "shown\ndata\n", done
@@ -280,7 +280,7 @@ def test_only_what_the_operator_allows_is_shown_and_read_only(host: Server, ann:
     refused(ann("POST", "/sandboxes", json={"sandbox": local(allowPaths=[f"{shown}/none"])}), 404, "resource_not_found")
 
 
-def test_hazards_stop_at_the_sandboxs_edge(host: Server, ann: Api, bob: Api) -> None:
+def test_hazards_stop_at_the_sandboxs_edge(server: Server, ann: Api, bob: Api) -> None:
     """The table of the multi-user backends' document, tried beside a neighbour."""
     hers, his = ann.create(sandbox=local(workDir="hazards")), bob.create(sandbox=local(workDir="hazards"))
     ticking = bob.start(his, "echo kept > f; exec sleep 600")
@@ -299,7 +299,7 @@ def test_hazards_stop_at_the_sandboxs_edge(host: Server, ann: Api, bob: Api) -> 
     assert bob.run(his, "cat f")["stdout"] == "kept\n"
 
 
-def test_nothing_of_its_last_user_is_in_a_sandbox_but_the_directory(host: Server, ann: Api) -> None:
+def test_nothing_of_its_last_user_is_in_a_sandbox_but_the_directory(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local(workDir="reused"))
     ann.run(box, "echo x | tee /tmp/f /home/user/f /dev/shm/f /workspace/f >/dev/null; export LEFT=1; umask 0")
     asleep(ann)
@@ -310,13 +310,13 @@ def test_nothing_of_its_last_user_is_in_a_sandbox_but_the_directory(host: Server
         assert done["stdout"].split() == ["/dev/shm:", "/home/user:", "/tmp:", "x"], done
 
 
-def test_set_user_id_bits_cannot_be_left_for_the_host(host: Server, ann: Api) -> None:
+def test_set_user_id_bits_cannot_be_left_for_the_host(server: Server, ann: Api) -> None:
     box = ann.create(sandbox=local(workDir="setid"))
     ann.run(box, "cp /bin/true t; chmod 4755 t; chmod 755 t; chmod u+s t")
-    assert (workspaces(host) / "ann" / "setid" / "t").stat().st_mode & 0o6000 == 0
+    assert (workspaces(server) / "ann" / "setid" / "t").stat().st_mode & 0o6000 == 0
 
 
-def test_a_session_keeps_its_directory(host: Server, ann: Api) -> None:
+def test_a_session_keeps_its_directory(server: Server, ann: Api) -> None:
     made = ann("POST", "/sessions", json={"sandbox": local()}).json()
     run = lambda code: ann("POST", f"/sessions/{made['session_id']}/execute", json={"code": code}).json()  # noqa: E731
     assert run("open('f', 'w').write('kept')")["exit_code"] == 0

@@ -13,6 +13,7 @@ import pytest
 
 from elsewhere import REMOTE, Far
 from harness import Api, Server, events, refused, until
+from terminal import try_terminal
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,10 @@ def far() -> Iterator[Far]:
 
 
 @pytest.fixture(scope="module")
-def host(far: Far) -> Iterator[Server]:
-    host = Server(REMOTE_SERVERS=f"edge={far.url}", REMOTE_EDGE_KEY=far.key)
-    yield host
-    host.stop()
+def server(far: Far) -> Iterator[Server]:
+    server = Server(REMOTE_SERVERS=f"edge={far.url}", REMOTE_EDGE_KEY=far.key)
+    yield server
+    server.stop()
 
 
 def test_a_sandbox_elsewhere_looks_like_one_of_ours(ann: Api, far: Far) -> None:
@@ -150,7 +151,7 @@ def raw(api: Api, method: str, path: str, body: bytes | None, headers: dict[str,
     return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
 
 
-def test_a_large_file_goes_both_ways_unchanged(ann: Api, host: Server) -> None:
+def test_a_large_file_goes_both_ways_unchanged(ann: Api, server: Server) -> None:
     sandbox = ann.create(sandbox=REMOTE, storage="disk", resources={"disk": "1Gi"})
     size, piece = 120 << 20, os.urandom(1 << 20)
     hashed = hashlib.sha256()
@@ -161,7 +162,7 @@ def test_a_large_file_goes_both_ways_unchanged(ann: Api, host: Server) -> None:
             hashed.update(part)
             yield part
 
-    before = host.rss()
+    before = server.rss()
     sent = ann("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/big", content=pieces())
     assert sent.status_code == 200 and sent.json()["size"] == size, sent.text
     assert ann.run(sandbox, "sha256sum /workspace/big")["stdout"].split()[0] == hashed.hexdigest()
@@ -170,17 +171,17 @@ def test_a_large_file_goes_both_ways_unchanged(ann: Api, host: Server) -> None:
         for part in response.iter_bytes():
             back.update(part)
     assert back.hexdigest() == hashed.hexdigest()
-    assert host.rss() - before < 32 << 20, "it passed through, it was not held"
+    assert server.rss() - before < 32 << 20, "it passed through, it was not held"
 
 
-def test_a_flood_waits_for_a_slow_reader(ann: Api, host: Server) -> None:
+def test_a_flood_waits_for_a_slow_reader(ann: Api, server: Server) -> None:
     sandbox = ann.create(sandbox=REMOTE)
     flood = {"command": "head -c 50000000 /dev/zero | tr '\\0' x", "max_output_bytes": "64m"}
-    before = host.rss()
+    before = server.rss()
     events = {"Accept": "text/event-stream"}
     with ann.http.stream("POST", f"/api/v1/sandboxes/{sandbox}/execs", json=flood, headers=events) as response:
         time.sleep(3)
-        assert host.rss() - before < 32 << 20, "what nobody takes stays where it is"
+        assert server.rss() - before < 32 << 20, "what nobody takes stays where it is"
         said = sum(line.count("x") for line in response.iter_lines() if line.startswith("data:"))
     assert said >= 50_000_000
 
@@ -243,35 +244,16 @@ def test_a_key_starts_one_command_and_says_so_in_the_callers_words(ann: Api) -> 
     ann.made.append(made[0].json()["sandbox_id"])
 
 
-def test_the_python_sdk_and_its_terminal_work_through_it(host: Server) -> None:
+def test_the_python_sdk_and_its_terminal_work_through_it(server: Server) -> None:
     from cloud_sandbox import Sandbox
 
-    with Sandbox.create(host.url, user_id="ann", sandbox=REMOTE) as sandbox:
+    with Sandbox.create(server.url, user_id="ann", sandbox=REMOTE) as sandbox:
         heard: list[str] = []
         result = sandbox.run_command("for i in 1 2 3; do echo $i; done", on_stdout=heard.append)
         assert (result.stdout, "".join(heard)) == ("1\n2\n3\n", "1\n2\n3\n")
         sandbox.write_file("/workspace/x", b"\0\xff")
         assert sandbox.read_file("/workspace/x") == b"\0\xff"
-        process = sandbox.start(["bash", "--norc"], pty=(100, 30), env={"PS1": "$ "})
-        with process.attach() as terminal:
-            terminal.send("stty size; tty -s && echo it is a $((0))terminal\n")
-            said = ""
-            while "it is a 0terminal" not in said:
-                chunk = terminal.recv(timeout=30)
-                assert chunk is not None and chunk.stream == "pty"
-                said += chunk.text
-            assert "30 100" in said
-            terminal.resize(120, 40)
-            terminal.send("stty size\n")
-            while "40 120" not in said:
-                said += terminal.recv(timeout=30).text  # type: ignore[union-attr]
-            seq = terminal.seq
-        assert process.poll().running
-        with process.attach(seq) as terminal:
-            terminal.send("exit 4\n")
-            rest = "".join(chunk.text for chunk in terminal)
-            assert "exit 4" in rest and "stty" not in rest
-            assert terminal.info is not None and terminal.info.exit_code == 4
+        try_terminal(sandbox)
 
 
 def test_a_session_elsewhere_runs_handlers_and_ends_there(ann: Api, bob: Api, far: Far) -> None:

@@ -196,7 +196,7 @@ def test_a_browser_authenticates_by_a_subprotocol(home: tuple[Api, str]) -> None
         assert '"type":"start"' in socket.recv(timeout=10)
 
 
-def test_a_subprotocol_with_no_good_token_is_refused(home: tuple[Api, str], other: Api) -> None:
+def test_a_subprotocol_with_no_good_token_is_refused(home: tuple[Api, str], bob: Api) -> None:
     api, sandbox = home
     exec_id = api.start(sandbox, "sleep 1")
     url = socket_url(api, sandbox, exec_id)
@@ -209,7 +209,7 @@ def test_a_subprotocol_with_no_good_token_is_refused(home: tuple[Api, str], othe
     assert status("csb.v1") == 401
     assert status("csb.v1", "csb.bearer.") == 401
     assert status("csb.v1", f"csb.bearer.{api.token[:-2]}") == 401
-    assert status("csb.v1", f"csb.bearer.{other.token}") == 404
+    assert status("csb.v1", f"csb.bearer.{bob.token}") == 404
     # Only there: it is no way to authenticate other requests, and a URL is none at all.
     plain = httpx.get(
         f"{api.server.url}/api/v1/sandboxes/{sandbox}", headers={"Sec-WebSocket-Protocol": f"csb.bearer.{api.token}"}

@@ -148,7 +148,7 @@ def calls(sandbox: str, exec_id: str) -> list[tuple[str, str, dict[str, object]]
     ]
 
 
-def test_another_users_sandbox_does_not_exist_for_any_call(api: Api, other: Api) -> None:
+def test_another_users_sandbox_does_not_exist_for_any_call(api: Api, bob: Api) -> None:
     sandbox = api.create(metadata={"of": "ann"})
     api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/secret", content=b"of ann")
     exec_id = api.start(sandbox, "cat", stdin=True)
@@ -156,12 +156,12 @@ def test_another_users_sandbox_does_not_exist_for_any_call(api: Api, other: Api)
     for (method, path, options), (_, absent_path, absent_options) in zip(
         calls(sandbox, exec_id), calls(absent, exec_id)
     ):
-        answer = other(method, path, **options)
+        answer = bob(method, path, **options)
         message = refused(answer, 404, "sandbox_not_found")
         # Nothing tells an object of someone else from one that never was.
-        same = other(method, absent_path, **absent_options)
+        same = bob(method, absent_path, **absent_options)
         assert refused(same, 404, "sandbox_not_found") == message.replace(sandbox, absent), (method, path)
-    assert other("GET", "/sandboxes").json()["items"] == []
+    assert bob("GET", "/sandboxes").json()["items"] == []
     # And nothing happened to it.
     assert api("GET", f"/sandboxes/{sandbox}/files?path=/workspace/secret").content == b"of ann"
     names = [e["name"] for e in api("GET", f"/sandboxes/{sandbox}/files/list?path=/workspace").json()["items"]]
@@ -171,15 +171,15 @@ def test_another_users_sandbox_does_not_exist_for_any_call(api: Api, other: Api)
     assert api("GET", f"/sandboxes/{sandbox}").json()["state"] == "running"
 
 
-def test_another_users_exec_is_not_reached_through_ones_own_sandbox(api: Api, other: Api) -> None:
-    mine, theirs = other.create(), api.create()
+def test_another_users_exec_is_not_reached_through_ones_own_sandbox(api: Api, bob: Api) -> None:
+    mine, theirs = bob.create(), api.create()
     exec_id = api.start(theirs, "cat", stdin=True)
     for method, path in (("GET", ""), ("GET", "/output"), ("GET", "/result"), ("POST", "/stdin?close=true")):
-        refused(other(method, f"/sandboxes/{mine}/execs/{exec_id}{path}"), 404, "exec_not_found")
+        refused(bob(method, f"/sandboxes/{mine}/execs/{exec_id}{path}"), 404, "exec_not_found")
     assert api("GET", f"/sandboxes/{theirs}/execs/{exec_id}").json()["state"] == "running"
 
 
-def test_another_users_session_does_not_exist_for_any_call(api: Api, other: Api) -> None:
+def test_another_users_session_does_not_exist_for_any_call(api: Api, bob: Api) -> None:
     made = api("POST", "/sessions", json={}).json()
     at = f"/sessions/{made['session_id']}"
     for method, path, body in (
@@ -190,16 +190,16 @@ def test_another_users_session_does_not_exist_for_any_call(api: Api, other: Api)
         ("GET", f"{at}/executions/ex-aaaaaaaaaaaaaaaaaaaa", None),
         ("DELETE", at, None),
     ):
-        refused(other(method, path, json=body), 404, "session_not_found")
-    assert other("GET", "/sessions").json()["items"] == []
+        refused(bob(method, path, json=body), 404, "session_not_found")
+    assert bob("GET", "/sessions").json()["items"] == []
     assert api("GET", at).json()["state"] == "running"
     assert api("DELETE", at).status_code == 204
 
 
-def test_an_idempotency_key_belongs_to_its_user(api: Api, other: Api) -> None:
+def test_an_idempotency_key_belongs_to_its_user(api: Api, bob: Api) -> None:
     key = {"Idempotency-Key": "shared-key"}
     mine = api("POST", "/sandboxes", json={}, headers=key).json()["sandbox_id"]
-    theirs = other("POST", "/sandboxes", json={}, headers=key).json()["sandbox_id"]
+    theirs = bob("POST", "/sandboxes", json={}, headers=key).json()["sandbox_id"]
     api.made.append(mine)
-    other.made.append(theirs)
+    bob.made.append(theirs)
     assert mine != theirs

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from declared import CORE, KINDS, SLOW
 from ways import MUST, Host, Way, available
 
-from harness import Api
+from harness import Api, Server
 
 FULL = bool(os.environ.get("CSB_FULL"))
 
@@ -36,19 +36,9 @@ def way(request: pytest.FixtureRequest, host: Host) -> Way:
 
 
 @pytest.fixture
-def ann(way: Way) -> Iterator[Api]:
-    """A user of a server that has the kind."""
-    api = way.server.api("ann")
-    yield api
-    api.close()
-
-
-@pytest.fixture
-def bob(way: Way) -> Iterator[Api]:
-    """Another user of the same server."""
-    api = way.server.api("bob")
-    yield api
-    api.close()
+def server(way: Way) -> Server:
+    """One that has the kind."""
+    return way.server
 
 
 @pytest.fixture

@@ -5,16 +5,11 @@ use crate::{
     options, print, remote,
 };
 use clap::{Args, Subcommand};
-use csb_sys::process::PidFd;
-use csb_wire::{FromWarden, ToWarden, VERSION};
+use csb_wire::{ToWarden, VERSION};
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    time::Duration,
 };
-
-/// For a warden to end after it said that it does.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
 pub enum WardenCommand {
@@ -54,7 +49,7 @@ pub fn warden(command: WardenCommand, json: bool) -> Outcome {
         |error: std::io::Error| Failure::because(format!("cannot stop the warden of `{}`", data_dir.display()), &error);
     let _keep_servers_out = no_server(&data_dir)?;
     let stopped = match csb_warden::connect(&data_dir).map_err(fail)? {
-        Some(connection) => Some(stop(&connection).map_err(fail)?),
+        Some(connection) => Some(csb_warden::stop(&connection).map_err(fail)?),
         None => None,
     };
     csb_node::forget_memory(&data_dir).map_err(fail)?;
@@ -121,28 +116,4 @@ fn no_server(data_dir: &Path) -> Outcome<Option<File>> {
         }
         _ => Ok(Some(lock)),
     }
-}
-
-/// Says stop and waits until it is done; how many sandboxes there were.
-fn stop(connection: &csb_sys::packet::Conn) -> std::io::Result<u32> {
-    const SEQ: u64 = 1;
-    let other = |what: String| std::io::Error::other(what);
-    connection.send(&csb_wire::encode(&ToWarden::Hello { version: VERSION }), &[])?;
-    connection.send(&csb_wire::encode(&ToWarden::Stop { seq: SEQ }), &[])?;
-    let mut sandboxes = 0;
-    let mut done = false;
-    let mut warden = None;
-    while let Some((bytes, _)) = connection.recv()? {
-        match csb_wire::decode(&bytes).map_err(|e| other(e.to_string()))? {
-            FromWarden::Welcome { held, pid, .. } => (sandboxes, warden) = (held, PidFd::open(pid).ok()),
-            FromWarden::Done { seq: SEQ } => done = true,
-            FromWarden::Failed { seq: SEQ, failure } => return Err(other(failure.to_string())),
-            _ => {}
-        }
-    }
-    // It answers before it has ended. Whoever starts one next must not meet this one, and nothing of it keeps the disk busy.
-    if warden.is_some_and(|warden| !warden.wait(PATIENCE).unwrap_or(true)) {
-        return Err(other("it does not end".into()));
-    }
-    if done { Ok(sandboxes) } else { Err(other("it ended without an answer".into())) }
 }

@@ -2,6 +2,7 @@
 //! exists, awake or not, is in use.
 
 use crate::{
+    Node,
     local::Locals,
     node::{Inner, lock},
     tree::{self, Measured},
@@ -66,6 +67,16 @@ fn names(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     }
     names.sort();
     Ok(names)
+}
+
+impl Node {
+    /// Removes workspaces that nobody has used for so long, or says which it would.
+    pub async fn clean_workspaces(&self, older: Duration, dry_run: bool) -> io::Result<Cleaning> {
+        let Some(locals) = self.inner.locals.clone() else { return Ok(Cleaning::default()) };
+        let inner = self.inner.clone();
+        let cleaning = tokio::task::spawn_blocking(move || clean(&inner, &locals, older, dry_run));
+        cleaning.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
 }
 
 /// Cleans. Blocks.

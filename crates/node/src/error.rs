@@ -183,6 +183,25 @@ impl From<BackendError> for CreateError {
     }
 }
 
+/// What it means to the one who asked for a sandbox that nothing can be written down of it.
+pub(crate) fn record_failed(error: &io::Error) -> CreateError {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    let message = format!("it cannot be recorded in the data directory: {error}");
+    match error.kind() {
+        StorageFull | QuotaExceeded => CreateError::Capacity {
+            limit: format!("disk space of the data directory ({error})"),
+            hint: "free some, or move the data directory".into(),
+        },
+        _ => CreateError::Jail { step: "record the sandbox".into(), message },
+    }
+}
+
+/// An error with its causes, for a field that holds text.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

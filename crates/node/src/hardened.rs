@@ -1,7 +1,7 @@
 //! Owns what the kind `hardened` needs of a host: the right to mount, a kernel that knows the images, and the images themselves.
 //! Knows nothing of how a sandbox is built from them.
 
-use crate::{CreateError, node::chain};
+use crate::{CreateError, error::chain};
 use csb_image::{ImportError, Private, Store, Template};
 use csb_wire::Mode;
 use std::{

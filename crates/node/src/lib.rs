@@ -1,6 +1,7 @@
 //! Owns all sandboxes of a host: the warden's connection, pools, the ledger, recovery.
 //! Knows nothing of HTTP, of users or of databases.
 
+mod admit;
 mod awaited;
 mod clean;
 mod config;
@@ -8,14 +9,17 @@ mod error;
 mod hardened;
 mod ledger;
 mod local;
+mod lookup;
 mod memory;
 mod node;
 mod plan;
 mod pool;
 mod pressure;
 mod quota;
+mod records;
 mod sandbox;
 mod supervise;
+mod templates;
 mod tree;
 mod workspace;
 

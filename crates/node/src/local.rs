@@ -5,8 +5,9 @@
 
 use crate::{
     CreateError, Sandbox, WorkspaceConfig, clean,
+    error::record_failed,
     ledger::SandboxV1,
-    node::{Inner, lock, now_ms, record_failed},
+    node::{Inner, lock, now_ms},
     quota::{self, Quota},
     workspace,
 };
@@ -280,7 +281,7 @@ impl Inner {
         let asked = Instant::now();
         spec.options.work_dir.get_or_insert_with(|| id.to_string());
         let locals = self.locals()?;
-        self.template(&spec.template)?;
+        self.templates.get(&spec.template)?;
         let name = spec.options.work_dir.clone().unwrap_or_default();
         let mut founding = lock(&locals.founding);
         workspace::prepare(&locals.config, &spec)?;

@@ -1,30 +1,29 @@
-//! All sandboxes of a host: handed out from the pool or built, looked up, counted.
+//! The life of a node, from the warden's connection to the end of all sandboxes, and the making of one: claimed from a pool
+//! or built. What is refused first is in `admit.rs`, what is found again in `lookup.rs`.
 
 use crate::{
-    Cleaning, CreateError, MemoryStats, NodeConfig, NodeError, PoolStats, PressureConfig, Sandbox, TemplateInfo,
-    TemplateSource, WakeError, WardenInfo, WardenSource,
+    CreateError, NodeConfig, NodeError, PressureConfig, Sandbox, WakeError, WardenInfo, WardenSource,
     awaited::{self, Awaited},
-    clean, hardened,
+    error::record_failed,
     ledger::{Ledger, SandboxV1},
     local::{self, Locals},
-    memory,
-    plan::{self, Lower},
+    memory, plan,
     pool::{Fit, Kept, Policy, Pool, nearest},
-    pressure, supervise, workspace,
+    pressure, supervise,
+    templates::Templates,
+    workspace,
 };
 use csb_backends::{Backend, disk};
 use csb_engine::{
-    Handle, Keeper, Last, Meta, Need, Seat, Shelf, scarce,
+    Handle, Keeper, Meta, Seat, Shelf,
     warden::{Link, WardenError},
 };
-use csb_image::{Source, Store, StoreError, Template};
 use csb_sys::packet::Conn;
-use csb_types::{Kind, Limits, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
+use csb_types::{Kind, Phase, SandboxId, SandboxSpec, StartedBy, Upper};
 use csb_wire::Mode;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
-    io,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -37,22 +36,13 @@ use tokio::{
     task::JoinSet,
 };
 
-/// A change of the host's `/etc` may reach `csb run` this much later.
-const RECENT: Duration = Duration::from_secs(60);
-
-/// How long a template that was replaced stays, for those who have just looked it up.
-const TEMPLATE_GRACE: Duration = Duration::from_secs(300);
-
-/// More processes than this may be more than a host has.
-const MANY_PIDS: u32 = 8192;
-
 /// Waited for sandboxes to go when all are ended.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// All sandboxes of a host.
 #[derive(Debug)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -75,13 +65,9 @@ pub(crate) struct Inner {
     pub(crate) warden_kick: Notify,
     /// In the order of [`State::pools`].
     pub(crate) pools: Vec<Kept>,
-    min: u32,
-    max: u32,
-    default_template: String,
-    aliases: BTreeMap<String, String>,
-    store: Store,
-    host: Mutex<Option<Template>>,
-    images: hardened::Images,
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+    pub(crate) templates: Templates,
     pub(crate) backends: Vec<Arc<dyn Backend>>,
     /// What backends that do not answer yet may hold.
     pub(crate) awaited: Awaited,
@@ -107,9 +93,9 @@ pub(crate) struct State {
     /// Those that nobody has had, oldest first.
     pub(crate) pools: Vec<Pool>,
     claimed_at: Option<Instant>,
-    claims: u64,
-    colds: u64,
-    failures: u64,
+    pub(crate) claims: u64,
+    pub(crate) colds: u64,
+    pub(crate) failures: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,15 +128,12 @@ impl Node {
         let NodeConfig { data_dir, warden, pool, default_template, aliases, backends, workspaces, pressure } = config;
         let private = matches!(warden, WardenSource::Inherited(_));
         let lock_file = supervise::prepare(&data_dir, private)?;
-        let store = Store::open(data_dir.join("templates")).map_err(|error| NodeError::Templates(error.to_string()))?;
+        let templates = Templates::open(&data_dir, private, default_template, aliases)?;
         let memory = memory::find(&data_dir, private);
         // A pool of no sandboxes is none.
         let specs = if private || pool.min == 0 { vec![] } else { pool.specs };
-        let kept: Vec<_> = specs
-            .into_iter()
-            .map(|spec| SandboxSpec { template: named(&spec.template, &default_template, &aliases), ..spec })
-            .map(|spec| Kept { spec, kick: Notify::new() })
-            .collect();
+        let kept: Vec<_> =
+            specs.into_iter().map(|spec| Kept { spec: templates.complete(spec), kick: Notify::new() }).collect();
         let pools =
             kept.iter().map(|_| Pool { policy: Policy::new(pool.min, pool.max), ready: VecDeque::new() }).collect();
         let inner = Inner {
@@ -165,11 +148,7 @@ impl Node {
             pools: kept,
             min: pool.min,
             max: pool.max.max(pool.min),
-            default_template,
-            aliases,
-            store,
-            host: Mutex::new(None),
-            images: hardened::Images::default(),
+            templates,
             backends,
             awaited: Awaited::default(),
             asked: AtomicBool::new(false),
@@ -194,12 +173,7 @@ impl Node {
             kept.spec.check().map_err(|source| NodeError::Pool { source })?;
         }
         if !private {
-            let store = inner.store.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = store.prune(TEMPLATE_GRACE) {
-                    tracing::warn!(error = chain(&error), "cannot remove old versions of templates");
-                }
-            });
+            inner.templates.prune();
         }
         let inner = Arc::new(inner);
         let connected = match warden {
@@ -210,7 +184,7 @@ impl Node {
         if !private {
             // Listed from the start, and not made while somebody waits for the first sandbox.
             let inner = inner.clone();
-            let host = tokio::task::spawn_blocking(move || inner.template("host").map(drop)).await;
+            let host = tokio::task::spawn_blocking(move || inner.templates.get("host").map(drop)).await;
             if let Ok(Err(error)) = host {
                 tracing::error!(%error, "cannot make the template `host`");
             }
@@ -242,10 +216,8 @@ impl Node {
     }
 
     fn found(&self, id: SandboxId, spec: SandboxSpec) -> Result<Sandbox, CreateError> {
-        spec.check()?;
-        self.check_limits(&spec.limits)?;
-        self.check_spec(&spec)?;
-        self.inner.found(id, self.inner.complete(spec))
+        self.check(&spec)?;
+        self.inner.found(id, self.inner.templates.complete(spec))
     }
 
     /// A sandbox that is ready: claimed from the pool where one fits, else built. Dropped before it is done, it leaves nothing.
@@ -265,12 +237,10 @@ impl Node {
                 }
             };
         }
-        spec.check()?;
-        self.check_limits(&spec.limits)?;
-        self.check_spec(&spec)?;
+        self.check(&spec)?;
         self.inner.memory_watch.admit()?;
         let asked = Instant::now();
-        let spec = self.inner.complete(spec);
+        let spec = self.inner.templates.complete(spec);
         let (pool, fit) = nearest(&self.inner.pools, &spec);
         if fit == Fit::Yes
             && let Some(handle) = self.inner.claim(pool)
@@ -288,158 +258,6 @@ impl Node {
             }
         });
         receiver.await.unwrap_or_else(|_| Err(CreateError::Warden("the server is shutting down".into())))
-    }
-
-    /// Refuses limits that this host cannot give to a single sandbox.
-    pub fn check_limits(&self, limits: &Limits) -> Result<(), CreateError> {
-        // Read only for those who ask for much: everybody else fits on any host.
-        if limits.pids > MANY_PIDS
-            && let Some(most) = csb_sys::process::pids_for_sandboxes()
-            && limits.pids > most
-        {
-            let what = format!("{} processes: this host has room for {most} of all sandboxes", limits.pids);
-            return Err(CreateError::Unsupported { what: format!("{what} (kernel.pid_max, kernel.threads-max)") });
-        }
-        Ok(())
-    }
-
-    /// As `check_kind`, of the kind and of what builds it.
-    fn check_spec(&self, spec: &SandboxSpec) -> Result<(), CreateError> {
-        self.check_kind(spec.kind)?;
-        self.check_kind(spec.built_as())
-    }
-
-    /// Refuses a kind that this host lacks what is needed for.
-    pub fn check_kind(&self, kind: Kind) -> Result<(), CreateError> {
-        let missing =
-            |why: &str| Err(CreateError::Unsupported { what: format!("sandbox kind `{}`: {why}", kind.name()) });
-        match kind {
-            Kind::Process => Ok(()),
-            Kind::Hardened => hardened::check(self.warden().mode),
-            Kind::Vfs if self.inner.memory.is_none() => missing("this host has no /dev/shm in memory"),
-            Kind::Vfs => Ok(()),
-            Kind::Local => self.inner.locals().map(drop),
-            Kind::Docker | Kind::Oci | Kind::Microvm | Kind::K8s if self.inner.backend(kind).is_none() => {
-                missing("this server is not set up for it")
-            }
-            Kind::Docker | Kind::Oci | Kind::Microvm | Kind::K8s => Ok(()),
-            Kind::Remote => missing("it is another server's"),
-        }
-    }
-
-    /// As `check_kind`, and asks what builds such sandboxes whether it is there.
-    pub async fn find_kind(&self, kind: Kind) -> Result<(), CreateError> {
-        self.check_kind(kind)?;
-        match self.inner.backend(kind) {
-            Some(backend) => Ok(backend.ready().await?),
-            None => Ok(()),
-        }
-    }
-
-    /// What whoever chooses a kind should know of this host, as far as it was found out.
-    pub fn note(&self, kind: Kind) -> Option<String> {
-        self.inner.backend(kind)?.note()
-    }
-
-    /// A sandbox that was handed out and is not gone, whether a process of it is there or not.
-    pub fn find(&self, id: &SandboxId) -> Option<Sandbox> {
-        match &self.inner.locals {
-            Some(locals) if !matches!(locals.now(id), local::Now::Gone) => {
-                Some(Sandbox::local(id.clone(), self.inner.clone(), locals.clone()))
-            }
-            _ => self.get(id).map(Sandbox::from),
-        }
-    }
-
-    /// All that `find` finds.
-    pub fn all(&self) -> Vec<Sandbox> {
-        let mut all: Vec<Sandbox> = Vec::new();
-        if let Some(locals) = &self.inner.locals {
-            let local = |id| Sandbox::local(id, self.inner.clone(), locals.clone());
-            all.extend(locals.ids().into_iter().map(local));
-        }
-        all.extend(self.list().into_iter().filter(|handle| handle.spec().kind != Kind::Local).map(Sandbox::from));
-        all
-    }
-
-    /// The kind of a sandbox that may well live, but whose kind does not answer, and why not.
-    pub fn awaits(&self, id: &SandboxId) -> Option<(Kind, String)> {
-        self.inner.awaited.why(id)
-    }
-
-    /// What is known of one that is awaited.
-    pub fn awaited(&self, id: &SandboxId) -> Option<Meta> {
-        self.inner.awaited.meta(id)
-    }
-
-    /// Returns once its kind answered: `find` finds it, or it is gone.
-    pub async fn arrival(&self, id: &SandboxId) {
-        self.inner.awaited.arrival(id).await;
-    }
-
-    /// Removes workspaces that nobody has used for so long, or says which it would.
-    pub async fn clean_workspaces(&self, older: Duration, dry_run: bool) -> io::Result<Cleaning> {
-        let Some(locals) = self.inner.locals.clone() else { return Ok(Cleaning::default()) };
-        let inner = self.inner.clone();
-        let cleaning = tokio::task::spawn_blocking(move || clean::clean(&inner, &locals, older, dry_run));
-        cleaning.await.unwrap_or_else(|error| Err(io::Error::other(error)))
-    }
-
-    /// Memory of the host, as it was when it was last looked at.
-    pub fn memory(&self) -> MemoryStats {
-        self.inner.memory_watch.stats()
-    }
-
-    /// `local` sandboxes, and those of them that sleep.
-    pub fn local_counts(&self) -> (u64, u64) {
-        self.inner.locals.as_ref().map_or((0, 0), |locals| locals.counts())
-    }
-
-    /// A sandbox that was handed out and is not gone, if its processes are there.
-    pub fn get(&self, id: &SandboxId) -> Option<Handle> {
-        // Its init has not told yet what runs.
-        if self.inner.awaited.contains(id) {
-            return None;
-        }
-        let state = self.inner.state();
-        let handle = state.sandboxes.get(id)?;
-        (handle.phase() != Phase::Gone && state.handed_out.contains(id)).then(|| handle.clone())
-    }
-
-    /// All that `get` gets.
-    pub fn list(&self) -> Vec<Handle> {
-        let all: Vec<Handle> = self.inner.state().handed_out().cloned().collect();
-        all.into_iter().filter(|handle| !self.inner.awaited.contains(handle.id())).collect()
-    }
-
-    /// All pools together, now.
-    pub fn pool_stats(&self) -> PoolStats {
-        let state = self.inner.state();
-        let pools = state.pools.len() as u32;
-        PoolStats {
-            min: self.inner.min * pools,
-            max: self.inner.max * pools,
-            ready: state.pools.iter().map(|pool| pool.ready.len() as u32).sum(),
-            in_use: state.handed_out().count() as u32,
-            claims: state.claims,
-            colds: state.colds,
-            failures: state.failures,
-        }
-    }
-
-    /// Templates on this host.
-    pub fn templates(&self) -> Vec<TemplateInfo> {
-        let templates = self.inner.store.list().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot list templates");
-            Vec::new()
-        });
-        templates.into_iter().map(|template| self.inner.describe(template)).collect()
-    }
-
-    /// Whether a template has a file there (`/usr/bin/node`), links followed as inside the sandbox. The empty name is
-    /// the default template's.
-    pub fn template_has(&self, template: &str, path: &str) -> bool {
-        self.inner.template(&self.inner.named(template)).is_ok_and(|template| template.has_file(path))
     }
 
     /// The warden now.
@@ -500,63 +318,9 @@ impl Node {
     }
 }
 
-impl State {
-    fn handed_out(&self) -> impl Iterator<Item = &Handle> {
-        let all = self.sandboxes.values();
-        all.filter(|handle| self.handed_out.contains(handle.id()) && handle.phase() != Phase::Gone)
-    }
-}
-
-/// A template's own name.
-fn named(template: &str, default: &str, aliases: &BTreeMap<String, String>) -> String {
-    let name = if template.is_empty() { default } else { template };
-    aliases.get(name).map_or(name, String::as_str).to_owned()
-}
-
 impl Inner {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
-    }
-
-    /// What is done when a sandbox is gone.
-    pub(crate) fn last(&self, id: &SandboxId, kind: Kind) -> Last {
-        let (ledger, id) = (self.ledger(kind).clone(), id.clone());
-        Last(Box::new(move || ledger.remove(&id)))
-    }
-
-    /// Where the output of a sandbox's commands goes.
-    pub(crate) fn spool(&self, id: &SandboxId, kind: Kind) -> PathBuf {
-        match (&self.memory, kind) {
-            (Some(memory), Kind::Vfs) if self.private => memory.clone(),
-            (Some(memory), Kind::Vfs) => memory::spools(memory).join(id.as_str()),
-            _ if self.private => self.data_dir.clone(),
-            _ => self.data_dir.join("spool").join(id.as_str()),
-        }
-    }
-
-    /// Where what the next server must know of a sandbox is written down.
-    pub(crate) fn ledger(&self, kind: Kind) -> &Arc<Ledger> {
-        match (&self.memory_ledger, kind) {
-            (Some(ledger), Kind::Vfs) => ledger,
-            _ => &self.ledger,
-        }
-    }
-
-    pub(crate) fn shelf(&self, kind: Kind) -> Arc<Shelf> {
-        if kind == Kind::Vfs { self.memory_shelf.clone() } else { self.shelf.clone() }
-    }
-
-    /// Removes the directories in memory where nothing is left in them.
-    fn leave_memory(&self) {
-        if let (Some(memory), false) = (&self.memory, self.private) {
-            self.memory_shelf.tidy(Duration::ZERO);
-            self.memory_ledger.iter().for_each(|ledger| ledger.tidy());
-            memory::leave(memory);
-        }
-    }
-
-    pub(crate) fn backend(&self, kind: Kind) -> Option<&Arc<dyn Backend>> {
-        self.backends.iter().find(|backend| backend.kind() == kind)
     }
 
     /// Whether a sandbox was taken from a pool less than `quiet` ago.
@@ -572,48 +336,6 @@ impl Inner {
     /// Whether somebody waits for a sandbox to be built.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
-    }
-
-    fn named(&self, template: &str) -> String {
-        named(template, &self.default_template, &self.aliases)
-    }
-
-    fn complete(&self, spec: SandboxSpec) -> SandboxSpec {
-        SandboxSpec { template: self.named(&spec.template), ..spec }
-    }
-
-    pub(crate) fn template(&self, name: &str) -> Result<Template, CreateError> {
-        let failed = |message: String| CreateError::Jail { step: "find the template".into(), message };
-        if name == "host" {
-            let mut host = lock(&self.host);
-            return match &*host {
-                Some(template) => Ok(template.clone()),
-                None => {
-                    let found = if self.private { self.store.recent_host(RECENT) } else { self.store.ensure_host() };
-                    let template = found.map_err(|error| failed(chain(&error)))?;
-                    Ok(host.insert(template).clone())
-                }
-            };
-        }
-        self.store.get(name).map_err(|error| match error {
-            StoreError::NotFound { name } => CreateError::NoTemplate { name },
-            error => failed(chain(&error)),
-        })
-    }
-
-    fn describe(&self, template: Template) -> TemplateInfo {
-        let aliases = self.aliases.iter().filter(|(_, name)| **name == template.name);
-        TemplateInfo {
-            aliases: aliases.map(|(alias, _)| alias.clone()).collect(),
-            source: match template.source {
-                Source::Host => TemplateSource::Host,
-                Source::Directory => TemplateSource::Directory,
-                Source::Tar => TemplateSource::Tar,
-            },
-            bytes: template.bytes,
-            created_ms: template.created_ms,
-            name: template.name,
-        }
     }
 
     /// A ready sandbox of a pool that lives.
@@ -704,16 +426,6 @@ impl Inner {
         }
     }
 
-    /// Whether the server, and its host, can hold one more.
-    pub(crate) fn has_room(&self) -> Result<(), CreateError> {
-        self.memory_watch.admit()?;
-        if File::open("/dev/null").map_or(true, |probe| scarce(probe, Need::Sandbox)) {
-            let hint = "raise `ulimit -n` for the server, or release sandboxes".into();
-            return Err(CreateError::Capacity { limit: "open descriptors of the server".into(), hint });
-        }
-        Ok(())
-    }
-
     async fn build(
         self: &Arc<Self>,
         mut spec: SandboxSpec,
@@ -786,7 +498,7 @@ impl Inner {
         spec: &SandboxSpec,
     ) -> Result<(i32, Conn, Option<disk::Image>), CreateError> {
         let client = self.link.client().inspect_err(|_| self.warden_kick.notify_one())?;
-        let template = self.template(&spec.template)?;
+        let lower = self.templates.lower(spec).await?;
         let volumes = match spec.kind {
             Kind::Local => {
                 let config = &self.locals()?.config;
@@ -795,10 +507,6 @@ impl Inner {
                 workspace::volumes(config, spec)?
             }
             _ => vec![],
-        };
-        let lower = match spec.kind {
-            Kind::Hardened => Lower::Private(self.images.of(&self.store, template).await?),
-            _ => Lower::Shared(template),
         };
         let image = match spec.decided_upper() {
             Upper::Disk => Some(disk::make(&self.data_dir.join("disks"), id, &spec.limits).await?),
@@ -830,23 +538,5 @@ impl Inner {
             }
             inner.kick_pools();
         });
-    }
-}
-
-/// An error with its causes, for a field that holds text.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-pub(crate) fn record_failed(error: &std::io::Error) -> CreateError {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let message = format!("it cannot be recorded in the data directory: {error}");
-    match error.kind() {
-        StorageFull | QuotaExceeded => CreateError::Capacity {
-            limit: format!("disk space of the data directory ({error})"),
-            hint: "free some, or move the data directory".into(),
-        },
-        _ => CreateError::Jail { step: "record the sandbox".into(), message },
     }
 }

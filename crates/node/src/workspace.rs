@@ -103,7 +103,7 @@ fn refused(what: &str, name: &Path, error: &io::Error) -> CreateError {
             what: format!("the directory {what} `{name}`"),
             hint: "name a directory; another kind of file may be in its place".into(),
         },
-        Some(Errno::NOSPC | Errno::DQUOT) => crate::node::record_failed(error),
+        Some(Errno::NOSPC | Errno::DQUOT) => crate::error::record_failed(error),
         _ => CreateError::Jail { step: format!("open {what} `{name}`"), message: error.to_string() },
     }
 }

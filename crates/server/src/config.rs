@@ -12,7 +12,6 @@ use csb_backends::{Accelerator, DockerSettings, K8sSettings, MicrovmSettings, Vm
 use csb_node::PressureConfig;
 use csb_types::{Kind, Languages};
 use serde::Deserialize;
-use settings::SETTINGS;
 use std::{collections::BTreeMap, fmt, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A text that no log and no message may show.
@@ -48,7 +47,7 @@ pub enum LogFormat {
 
 /// All settings of a server, checked.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the table in `settings.rs` explains each one, and the reference is made from it")]
+#[expect(missing_docs, reason = "the table of `settings.rs` explains each one, and the reference is made from it")]
 pub struct Config {
     pub listen: Vec<SocketAddr>,
     pub data_dir: PathBuf,
@@ -179,7 +178,7 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut config = Self::blank();
         let mut set = |key: &str, value: &str, origin: &str| -> Result<(), ConfigError> {
-            let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else {
+            let Some(setting) = settings::all().find(|s| s.key == key) else {
                 return Err(ConfigError::Unknown { key: key.into(), origin: origin.into() });
             };
             (setting.set)(&mut config, value).map_err(|message| ConfigError::Value {
@@ -188,7 +187,7 @@ impl Config {
                 message,
             })
         };
-        for setting in SETTINGS.iter().filter(|s| !s.default.is_empty()) {
+        for setting in settings::all().filter(|s| !s.default.is_empty()) {
             set(setting.key, setting.default, "default")?;
         }
         let mut tables = Tables::default();
@@ -204,7 +203,7 @@ impl Config {
                 set(&key, &value, &path.display().to_string())?;
             }
         }
-        for setting in SETTINGS {
+        for setting in settings::all() {
             if let Some((name, value)) = sources.env.iter().find(|(name, _)| name == setting.env) {
                 set(setting.key, value, name)?;
             }
@@ -212,7 +211,7 @@ impl Config {
         for (key, value) in &sources.flags {
             set(key, value, "flag")?;
         }
-        let known = |name: &str| SETTINGS.iter().any(|s| s.env == name) || CLIENT_ENV.contains(&name);
+        let known = |name: &str| settings::all().any(|s| s.env == name) || CLIENT_ENV.contains(&name);
         config.unknown_env =
             sources.env.iter().filter(|(n, _)| n.starts_with("CSB_") && !known(n)).map(|(n, _)| n.clone()).collect();
         config.aliases.extend(tables.aliases);
@@ -358,7 +357,7 @@ impl Config {
              file of `--config` (`[pool]` `min = 5`), its environment variable, a flag (`--set pool.min=5`). An unknown \
              key is an error.\n\n| key | environment | default | meaning |\n| --- | --- | --- | --- |\n",
         );
-        for s in SETTINGS {
+        for s in settings::all() {
             let default = if s.default.is_empty() { s.absent.to_owned() } else { format!("`{}`", s.default) };
             let _ = writeln!(text, "| `{}` | `{}` | {default} | {} |", s.key, s.env, s.about);
         }

@@ -9,9 +9,9 @@ use csb_jail::Host;
 use csb_sys::{
     cgroup,
     packet::{Conn, Listener},
-    process::{self, Fork},
+    process::{self, Fork, PidFd},
 };
-use csb_wire::guest::PROGRAM;
+use csb_wire::{FromWarden, ToWarden, VERSION, decode, encode, guest::PROGRAM};
 use rustix::fs::FlockOperation;
 use std::{
     ffi::{CString, OsString},
@@ -26,10 +26,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// `argv[0]` of a warden: its only argument, so that `ps` in a sandbox has nothing to show of the host.
 pub const WARDEN_NAME: &str = "csb-warden";
+/// For a warden to end after it said that it does.
+const PATIENCE: Duration = Duration::from_secs(30);
 const FORKED_GROUP: &str = "csb-run-";
 const LISTENER: i32 = 3;
 const DIRECTORY_VARIABLE: &str = "CSB_WARDEN_DIR";
@@ -92,6 +95,30 @@ pub fn start_daemon(data_dir: &Path) -> io::Result<Conn> {
     let env = [text(variable.into_vec())?];
     process::spawn_detached(program.as_fd(), &argv, &env, log.as_fd(), &[listener.as_fd()])?;
     short_connect(&path)
+}
+
+/// Has a warden end all its sandboxes and itself, and waits for it; how many sandboxes there were.
+pub fn stop(conn: &Conn) -> io::Result<u32> {
+    const SEQ: u64 = 1;
+    let other = |what: String| io::Error::other(what);
+    conn.send(&encode(&ToWarden::Hello { version: VERSION }), &[])?;
+    conn.send(&encode(&ToWarden::Stop { seq: SEQ }), &[])?;
+    let mut sandboxes = 0;
+    let mut done = false;
+    let mut warden = None;
+    while let Some((bytes, _)) = conn.recv()? {
+        match decode(&bytes).map_err(|e| other(e.to_string()))? {
+            FromWarden::Welcome { held, pid, .. } => (sandboxes, warden) = (held, PidFd::open(pid).ok()),
+            FromWarden::Done { seq: SEQ } => done = true,
+            FromWarden::Failed { seq: SEQ, failure } => return Err(other(failure.to_string())),
+            _ => {}
+        }
+    }
+    // It answers before it has ended. Whoever starts one next must not meet this one, and nothing of it keeps the disk busy.
+    if warden.is_some_and(|warden| !warden.wait(PATIENCE).unwrap_or(true)) {
+        return Err(other("it does not end".into()));
+    }
+    if done { Ok(sandboxes) } else { Err(other("it ended without an answer".into())) }
 }
 
 /// Called first in `main`: if this process was started as a warden, or by one, or as a container's init, runs it to its end.

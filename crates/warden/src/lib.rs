@@ -25,4 +25,4 @@ mod stock;
 mod vmm;
 mod warden;
 
-pub use daemon::{WARDEN_NAME, connect, entry, fork_inherited, start_daemon};
+pub use daemon::{WARDEN_NAME, connect, entry, fork_inherited, start_daemon, stop};

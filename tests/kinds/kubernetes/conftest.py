@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import kube_cluster
+import pytest
 
-from harness import Api, Server
+from harness import Server
 
 FIELDS = "metadata.annotations,spec.nodeSelector"
 
@@ -39,10 +34,3 @@ def server(cluster: kube_cluster.Cluster) -> Iterator[Server]:
     )
     yield server
     server.stop()
-
-
-@pytest.fixture
-def ann(server: Server) -> Iterator[Api]:
-    api = server.api("ann")
-    yield api
-    api.close()

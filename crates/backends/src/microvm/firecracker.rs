@@ -92,31 +92,21 @@ pub(super) fn save() -> Request {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::Drive;
+    use super::super::machine::example;
     use super::*;
     use csb_testkit::firecracker::facts::{Phase, refusal};
     use firepilot_models::models;
     use serde::{Serialize, de::DeserializeOwned};
     use serde_json::Value;
 
-    fn machine(state: bool) -> Machine {
-        let drive = |name: &str, writable| Drive { image: name.into(), writable };
-        Machine {
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
-            cpus: 2,
-            memory: 1 << 30,
-            drives: vec![drive("plan", false), drive("layer", false), drive("upper", true)],
-            kvm: true,
-            tsc_khz: Some(1),
-            state: state.then(|| vec!["/s".into(), "/m".into()]),
-        }
+    fn saved() -> Machine {
+        Machine { state: Some(vec!["/s".into(), "/m".into()]), ..example() }
     }
 
     /// All that is ever asked, and where the VMM is then.
     fn all() -> Vec<(Phase, Request)> {
-        let mut all: Vec<_> = begin(&machine(false)).into_iter().map(|request| (Phase::Before, request)).collect();
-        all.extend(begin(&machine(true)).into_iter().map(|request| (Phase::Before, request)));
+        let mut all: Vec<_> = begin(&example()).into_iter().map(|request| (Phase::Before, request)).collect();
+        all.extend(begin(&saved()).into_iter().map(|request| (Phase::Before, request)));
         all.extend([
             (Phase::Running, pause(true)),
             (Phase::Paused, save()),
@@ -175,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_machine_has_no_network_and_its_disks_are_what_they_were() {
-        let asked = begin(&machine(false));
+        let asked = begin(&example());
         assert!(!asked.iter().any(|request| ["network", "mmds"].iter().any(|word| request.path.contains(word))));
         let read_only: Vec<_> = asked
             .iter()

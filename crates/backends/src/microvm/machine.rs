@@ -51,3 +51,19 @@ pub(super) fn command_line(tsc_khz: Option<u64>) -> String {
     words.extend(tsc_khz.map(|khz| format!(" tsc_early_khz={khz}")));
     words
 }
+
+/// One of two disks that are read and one that is written to, for tests.
+#[cfg(test)]
+pub(super) fn example() -> Machine {
+    let drive = |name: &str, writable| Drive { image: name.into(), writable };
+    Machine {
+        kernel: "/k".into(),
+        initramfs: "/i".into(),
+        cpus: 2,
+        memory: 1 << 30,
+        drives: vec![drive("plan", false), drive("layer", false), drive("upper", true)],
+        kvm: true,
+        tsc_khz: Some(1),
+        state: None,
+    }
+}

@@ -62,26 +62,12 @@ pub(super) fn arguments(machine: &Machine) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::Drive;
+    use super::super::machine::example;
     use super::*;
-
-    fn machine() -> Machine {
-        let drive = |name: &str, writable| Drive { image: name.into(), writable };
-        Machine {
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
-            cpus: 2,
-            memory: 1 << 30,
-            drives: vec![drive("plan", false), drive("layer", false), drive("upper", true)],
-            kvm: false,
-            tsc_khz: None,
-            state: None,
-        }
-    }
 
     #[test]
     fn a_disk_is_written_to_only_where_it_takes_the_sandboxes_writes() {
-        let words = arguments(&machine());
+        let words = arguments(&example());
         let disks: Vec<&String> = words.iter().filter(|word| word.contains("/dev/fdset/")).collect();
         assert_eq!(disks.iter().map(|disk| disk.ends_with("read-only=on")).collect::<Vec<_>>(), [true, true, false]);
         assert!(disks[0].contains("/dev/fdset/6,"), "{disks:?}");
@@ -90,7 +76,7 @@ mod tests {
     #[test]
     fn the_vmm_has_no_network_and_its_own_filter() {
         for kvm in [false, true] {
-            let words = arguments(&Machine { kvm, ..machine() });
+            let words = arguments(&Machine { kvm, ..example() });
             assert!(words.contains(&"-nodefaults".to_owned()));
             assert!(words.iter().any(|word| word.starts_with("on,") && word.contains("spawn=deny")));
             assert!(!words.iter().any(|word| word.contains("netdev") || word.contains("virtio-net")));

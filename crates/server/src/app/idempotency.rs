@@ -88,6 +88,24 @@ pub(super) enum Turn {
 }
 
 impl App {
+    /// Makes something, to its end even if the caller hangs up; where it was made before, finds the answer of then.
+    pub(super) async fn make_once<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        who: &Identity,
+        idem: Option<Idem>,
+        make: impl FnOnce(Arc<Self>, Option<Claimed>) -> F,
+    ) -> Result<Outcome<T>, AppError>
+    where
+        F: Future<Output = Result<T, AppError>> + Send + 'static,
+    {
+        let claimed = match self.turn(who, idem).await? {
+            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
+            Turn::Ours(claimed) => Some(claimed),
+            Turn::Free => None,
+        };
+        self.finish(make(self.clone(), claimed)).await.map(Outcome::Made)
+    }
+
     pub(super) async fn turn(self: &Arc<Self>, who: &Identity, idem: Option<Idem>) -> Result<Turn, AppError> {
         let Some(idem) = idem else { return Ok(Turn::Free) };
         let visible = idem.key.bytes().all(|c| c.is_ascii_graphic());

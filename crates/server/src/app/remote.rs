@@ -3,7 +3,7 @@
 //! What may be made elsewhere is written down before the other server is asked. A row that no sandbox of ours belongs to is what
 //! a crash or a lost answer left: it is asked for again with its idempotency key, which makes nothing new, and released.
 
-use super::{App, AppError, Idem, Outcome, Owned, idempotency::Turn, owners::Room};
+use super::{App, AppError, Idem, Outcome, Owned, owners::Room};
 use crate::{
     auth::Identity,
     db::{NewSandbox, RemoteRow, now_ms},
@@ -297,13 +297,8 @@ impl App {
     ) -> Result<Outcome<SandboxView>, AppError> {
         let endpoints = self.remotes.chosen(endpoints)?;
         let lifetime = self.lifetime(request.timeout)?;
-        let claimed = match self.turn(who, idem).await? {
-            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
-            Turn::Ours(claimed) => Some(claimed),
-            Turn::Free => None,
-        };
-        let (app, user_id) = (self.clone(), who.user_id.clone());
-        self.finish(async move {
+        let user_id = who.user_id.clone();
+        self.make_once(who, idem, |app, claimed| async move {
             let room = app.owners.room(&user_id, app.config.sandboxes_per_user)?;
             let id = SandboxId::random();
             let body = serde_json::to_string(&far_request(&request)).map_err(|e| AppError::internal(e.to_string()))?;
@@ -313,13 +308,9 @@ impl App {
             let owned = Owned::new(user_id, None, expires_ms);
             let fresh = app.fresh_far((id, room, owned), &endpoint, None, view, row).await?;
             let view = fresh.view();
-            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
-            app.db.add_sandbox(&fresh.row(), answer.as_ref()).await?;
-            if let Some(claimed) = claimed {
-                claimed.answered();
-            }
+            app.add_sandbox(&fresh.row(), &view, claimed).await?;
             fresh.keep();
-            Ok(Outcome::Made(view))
+            Ok(view)
         })
         .await
     }

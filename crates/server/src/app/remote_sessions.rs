@@ -2,7 +2,6 @@
 
 use super::{
     App, AppError, Idem, Outcome, Owned,
-    idempotency::Turn,
     remote::{SANDBOXES, far_request, gone},
     sessions::new_session,
 };
@@ -67,13 +66,8 @@ impl App {
     ) -> Result<Outcome<SessionView>, AppError> {
         let endpoints = self.remotes.chosen(&spec.options.endpoints)?;
         let lifetime = self.lifetime(request.timeout)?;
-        let claimed = match self.turn(who, idem).await? {
-            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
-            Turn::Ours(claimed) => Some(claimed),
-            Turn::Free => None,
-        };
-        let (app, user_id) = (self.clone(), who.user_id.clone());
-        self.finish(async move {
+        let user_id = who.user_id.clone();
+        self.make_once(who, idem, |app, claimed| async move {
             let room = app.owners.room(&user_id, app.config.sandboxes_per_user)?;
             let (id, sandbox_id) = (SessionId::random().to_string(), SandboxId::random());
             let far = far_request(&sandbox_request);
@@ -103,7 +97,7 @@ impl App {
             fresh.keep();
             let far = FarSession { url: endpoint.url.clone(), endpoint: Some(endpoint), far_id: far_session };
             app.remotes.known.insert_session(id, Arc::new(far));
-            Ok(Outcome::Made(view))
+            Ok(view)
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! Sandboxes: create, find, list, pause, resume, change, release, expire.
 
-use super::{App, AppError, Idem, Outcome, Owned, idempotency::Turn, places};
+use super::{App, AppError, Idem, Outcome, Owned, idempotency::Claimed, places};
 use crate::{
     auth::Identity,
     db::{After, NewSandbox},
@@ -149,6 +149,21 @@ impl App {
         }
     }
 
+    /// Stores a new sandbox, and the answer under its idempotency key.
+    pub(super) async fn add_sandbox(
+        &self,
+        new: &NewSandbox,
+        view: &SandboxView,
+        claimed: Option<Claimed>,
+    ) -> Result<(), AppError> {
+        let answer = claimed.as_ref().map(|c| c.answer(201, view)).transpose()?;
+        self.db.add_sandbox(new, answer.as_ref()).await?;
+        if let Some(claimed) = claimed {
+            claimed.answered();
+        }
+        Ok(())
+    }
+
     /// The sandbox of this id, if it is the caller's. Someone else's is answered like one that never was.
     pub fn sandbox(&self, who: &Identity, id: &str) -> Result<Mine, AppError> {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
@@ -227,22 +242,13 @@ impl App {
             return self.create_remote(who, request, &spec.options.endpoints, idem).await;
         }
         let lifetime = self.lifetime(request.timeout)?;
-        let claimed = match self.turn(who, idem).await? {
-            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
-            Turn::Ours(claimed) => Some(claimed),
-            Turn::Free => None,
-        };
-        let (app, user_id, is_admin) = (self.clone(), who.user_id.clone(), who.role == Role::Admin);
-        self.finish(async move {
+        let (user_id, is_admin) = (who.user_id.clone(), who.role == Role::Admin);
+        self.make_once(who, idem, |app, claimed| async move {
             let fresh = app.make(&user_id, is_admin, spec, None, lifetime).await?;
             let view = fresh.view()?;
-            let answer = claimed.as_ref().map(|c| c.answer(201, &view)).transpose()?;
-            app.db.add_sandbox(&fresh.row(), answer.as_ref()).await?;
-            if let Some(claimed) = claimed {
-                claimed.answered();
-            }
+            app.add_sandbox(&fresh.row(), &view, claimed).await?;
             fresh.keep();
-            Ok(Outcome::Made(view))
+            Ok(view)
         })
         .await
     }

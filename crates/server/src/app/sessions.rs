@@ -4,12 +4,8 @@
 //! template. Files and processes of the old one are lost then, and `note` says so.
 
 use super::{
-    App, AppError, CodeRun, Idem, MineFarSession, Outcome,
-    code::HandlerCall,
-    execs::Start,
-    idempotency::{Claimed, Turn},
-    places,
-    sandboxes::Mine,
+    App, AppError, CodeRun, Idem, MineFarSession, Outcome, code::HandlerCall, execs::Start, idempotency::Claimed,
+    places, sandboxes::Mine,
 };
 use crate::{
     auth::Identity,
@@ -119,19 +115,14 @@ impl App {
             sandbox_request.env = None;
         }
         let lifetime = self.lifetime(request.timeout)?;
-        let claimed = match self.turn(who, idem).await? {
-            Turn::Replay(stored) => return Ok(Outcome::Replayed(stored)),
-            Turn::Ours(claimed) => Some(claimed),
-            Turn::Free => None,
-        };
-        let (app, user_id) = (self.clone(), who.user_id.clone());
-        self.finish(async move {
+        let user_id = who.user_id.clone();
+        self.make_once(who, idem, |app, claimed| async move {
             let template = request.template_id.unwrap_or_else(|| spec.template.clone());
             let fresh = app.make(&user_id, true, spec, Some(id.clone()), None).await?;
             let row = new_session(id, &user_id, fresh.id(), sandbox_request, template, lifetime);
             let view = app.add_session(&row, &fresh.row(), claimed).await?;
             fresh.keep();
-            Ok(Outcome::Made(view))
+            Ok(view)
         })
         .await
     }

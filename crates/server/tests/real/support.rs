@@ -36,12 +36,7 @@ pub fn trial<F: Future<Output = ()> + 'static>(name: &'static str, body: fn(Host
 
 fn stop_warden(dir: &Path) {
     if let Ok(Some(conn)) = csb_warden::connect(dir) {
-        let stop = csb_wire::ToWarden::Stop { seq: 1 };
-        let hello = csb_wire::ToWarden::Hello { version: csb_wire::VERSION };
-        for frame in [hello, stop] {
-            let _ = conn.send(&csb_wire::encode(&frame), &[]);
-        }
-        while let Ok(Some(_)) = conn.recv() {}
+        let _ = csb_warden::stop(&conn);
     }
 }
 
