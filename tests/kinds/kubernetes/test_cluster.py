@@ -175,8 +175,14 @@ def test_a_quota_and_a_full_cluster_are_named(cluster: Cluster, ann: Api) -> Non
         cluster.disturb("quota", "1000")
     # The node has 3 GiB.
     large = ask(resources={"limits": {"memory": "64Gi"}})
-    message = refused(ann("POST", "/sandboxes", json=large), 503, "capacity")
-    assert "Insufficient memory" in message
+    impatient = Server(**cluster.settings(), CSB_K8S_START_TIMEOUT="3s")
+    try:
+        bob = impatient.api("bob")
+        message = refused(bob("POST", "/sandboxes", json=large), 503, "capacity")
+        assert "within 3 s" in message and "Insufficient memory" in message
+        bob.close()
+    finally:
+        impatient.stop()
     no_pods(cluster)
 
 
