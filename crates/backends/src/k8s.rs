@@ -313,6 +313,7 @@ impl Shared {
         let mut state = self.pods.follow(id, namespace, State::Coming(None));
         let pods = self.api(access, namespace);
         access.ask("make the pod", pods.create(&PostParams::default(), &pod)).await?;
+        self.pods.made(id);
         let mut waits = None;
         let up = async {
             loop {
@@ -483,6 +484,7 @@ impl Shared {
                     continue;
                 };
                 let state = self.pods.follow(&id, &namespace, found);
+                self.pods.made(&id);
                 let conn = csb_relay::host(attach::dial(pods.clone(), body::name(&id), state));
                 match conn {
                     Ok(conn) => held.push(Held { id, conn, frozen: false }),

@@ -29,8 +29,8 @@ const MOST_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Known {
     namespace: String,
-    /// Whether the cluster has told of it: what it never had cannot be missing.
-    seen: bool,
+    /// Whether the cluster has said that it is there: what it never had cannot be missing.
+    made: bool,
     /// Whether it is we who end it.
     ending: bool,
     state: watch::Sender<State>,
@@ -54,9 +54,16 @@ impl Pods {
     /// Begins to follow a pod, which may not be there yet.
     pub(super) fn follow(&self, id: &SandboxId, namespace: &str, state: State) -> watch::Receiver<State> {
         let (sender, receiver) = watch::channel(state);
-        let known = Known { namespace: namespace.into(), seen: false, ending: false, state: sender };
+        let known = Known { namespace: namespace.into(), made: false, ending: false, state: sender };
         self.known().insert(id.clone(), known);
         receiver
+    }
+
+    /// The cluster has said that a pod is there: from now on a list without it tells of its end.
+    pub(super) fn made(&self, id: &SandboxId) {
+        if let Some(known) = self.known().get_mut(id) {
+            known.made = true;
+        }
     }
 
     /// Where a pod is that is followed.
@@ -84,7 +91,7 @@ impl Pods {
     fn tell(&self, id: &SandboxId, new: State) {
         let mut known = self.known();
         let Some(pod) = known.get_mut(id) else { return };
-        pod.seen = true;
+        pod.made = true;
         let (was_up, ending) = (*pod.state.borrow() == State::Up, pod.ending);
         if let (State::Gone(why), true, false) = (&new, was_up, ending) {
             tracing::warn!(sandbox = %id, why, "the cluster ended a sandbox");
@@ -105,11 +112,21 @@ impl Pods {
         self.known().values().any(|pod| pod.namespace == namespace && coming(pod))
     }
 
-    /// Those of a namespace that are not among `there`.
-    fn missing(&self, namespace: &str, there: &HashSet<SandboxId>) -> Vec<SandboxId> {
+    /// Those of a namespace that a list has to tell of which is asked for now.
+    fn expected(&self, namespace: &str) -> Vec<SandboxId> {
         let known = self.known();
-        let missing = known.iter().filter(|(id, pod)| pod.seen && pod.namespace == namespace && !there.contains(id));
-        missing.map(|(id, _)| id.clone()).collect()
+        let expected = known.iter().filter(|(_, pod)| pod.made && pod.namespace == namespace);
+        expected.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Tells of a list: `expected` are those that had to be on it.
+    fn listed(&self, expected: Vec<SandboxId>, there: &HashMap<SandboxId, State>) {
+        for (id, state) in there {
+            self.tell(id, state.clone());
+        }
+        for id in expected.into_iter().filter(|id| !there.contains_key(id)) {
+            self.tell(&id, State::Gone("its pod was deleted".into()));
+        }
     }
 }
 
@@ -155,19 +172,18 @@ async fn follow(shared: &Arc<Shared>, namespace: &str) -> Result<(), String> {
     let access = shared.cluster.access(&shared.settings).await.map_err(|error| error.to_string())?;
     let pods: Api<Pod> = Api::namespaced(access.client.clone(), namespace);
     let labels = format!("{NODE}={}", shared.node);
+    // One that is made while the answer is on its way may be missing from it.
+    let expected = shared.pods.expected(namespace);
     let listed = access.ask("list the pods", pods.list(&ListParams::default().labels(&labels))).await;
     let listed = listed.map_err(|error| error.to_string())?;
-    let there: HashSet<SandboxId> = listed.items.iter().filter_map(id).collect();
     for pod in &listed.items {
-        match id(pod) {
-            Some(id) if shared.pods.namespace(&id).is_some() => shared.pods.tell(&id, state(pod)),
-            _ if shared.found.load(Ordering::Relaxed) => shared.bury(namespace, pod),
-            _ => {}
+        let known = id(pod).is_some_and(|id| shared.pods.namespace(&id).is_some());
+        if !known && shared.found.load(Ordering::Relaxed) {
+            shared.bury(namespace, pod);
         }
     }
-    for id in shared.pods.missing(namespace, &there) {
-        shared.pods.tell(&id, State::Gone("its pod was deleted".into()));
-    }
+    let there = listed.items.iter().filter_map(|pod| Some((id(pod)?, state(pod)))).collect();
+    shared.pods.listed(expected, &there);
     let mut version = listed.metadata.resource_version.unwrap_or_default();
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < AGAIN {
@@ -210,4 +226,45 @@ async fn follow(shared: &Arc<Shared>, namespace: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: char) -> SandboxId {
+        format!("sb-{}", name.to_string().repeat(20)).parse().unwrap()
+    }
+
+    fn is_gone(pods: &Pods, id: &SandboxId) -> bool {
+        matches!(pods.state(id), Some(State::Gone(_)))
+    }
+
+    #[test]
+    fn a_pod_that_was_deleted_while_nobody_watched_is_gone_though_it_was_never_seen() {
+        let (pods, deleted, other) = (Pods::default(), pod('a'), pod('b'));
+        for id in [&deleted, &other] {
+            pods.follow(id, "default", State::Coming(None));
+            pods.made(id);
+        }
+        pods.listed(pods.expected("default"), &HashMap::from([(other.clone(), State::Up)]));
+        assert!(is_gone(&pods, &deleted));
+        assert_eq!(pods.state(&other), Some(State::Up));
+    }
+
+    #[test]
+    fn a_list_says_nothing_of_pods_that_it_need_not_tell_of() {
+        let (pods, elsewhere, asked, made) = (Pods::default(), pod('a'), pod('b'), pod('c'));
+        pods.follow(&elsewhere, "agents", State::Up);
+        pods.made(&elsewhere);
+        pods.follow(&asked, "default", State::Coming(None));
+        let expected = pods.expected("default");
+        // Its answer comes while the list is on its way.
+        pods.follow(&made, "default", State::Coming(None));
+        pods.made(&made);
+        pods.listed(expected, &HashMap::new());
+        assert!(![&elsewhere, &asked, &made].into_iter().any(|id| is_gone(&pods, id)));
+        pods.listed(pods.expected("default"), &HashMap::new());
+        assert!(is_gone(&pods, &made) && !is_gone(&pods, &asked) && !is_gone(&pods, &elsewhere));
+    }
 }

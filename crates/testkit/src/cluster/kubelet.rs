@@ -268,8 +268,12 @@ impl Work {
         command.args(["run", "--bundle"]).arg(&dir).arg(runc_id(&self.name, text("name")));
         let child = command.stdin(Stdio::null()).stdout(log("out")).stderr(log("log")).spawn();
         match child {
-            Ok(child) => {
-                self.created(&dir, text("name")).await;
+            Ok(mut child) => {
+                // One that is over at once may be known to runc only between two looks.
+                tokio::select! {
+                    () = self.created(&dir, text("name")) => {}
+                    _ = child.wait() => {}
+                }
                 Some(child)
             }
             Err(error) => {
@@ -279,17 +283,11 @@ impl Work {
         }
     }
 
-    /// Waits until runc knows the container: `exec` finds it then. One that ended at once is waited for in vain, for a moment.
+    /// Waits until runc knows the container: `exec` finds it then. One that is over before is never known.
     async fn created(&self, dir: &Path, container: &str) {
         let state = self.shared.config.dir.join("runc").join(runc_id(&self.name, container)).join("state.json");
-        for _ in 0..2000 {
-            // It is removed with the container; a pid of 0 is none yet.
-            if fs::read_to_string(&state).is_ok_and(|text| !text.contains("\"init_process_pid\":0,")) || !dir.exists() {
-                return;
-            }
-            if fs::metadata(dir.join("log")).is_ok_and(|meta| meta.len() > 0) {
-                return;
-            }
+        // A pid of 0 is none yet. The directory goes with the pod.
+        while !fs::read_to_string(&state).is_ok_and(|text| !text.contains("\"init_process_pid\":0,")) && dir.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
