@@ -74,6 +74,7 @@ table=$(
     echo "| --- | --- | --- | --- | --- |"
     jq -r "$row" <<<"$create" | sed 's/| cold |/| cold: create, built on request, to first output |/'
     jq -r "$row" <<<"$claim" | sed 's/| claim |/| claim: create, claimed from the pool, to first output |/'
+    jq -r '"| the same program, started outside any sandbox, in turn with it | \(.n) | \(.outside[0]) | | \(.outside[1]) |"' <<<"$claim"
     jq -r "$row" <<<"$release"
     jq -r "$row" <<<"$burst" | sed "s/| burst |/| burst of $(jq .n <<<"$burst") over HTTP, each to its end |/"
     jq -r "$row" <<<"$burst_ready" | sed "s/| burst |/| the same with as many in the pool |/"

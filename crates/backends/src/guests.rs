@@ -627,7 +627,7 @@ mod tests {
         DirBuilder::new().create(earlier.place(&half).path).unwrap();
         drop(earlier);
         let guests = Guests::lasting(directory.path()).unwrap();
-        assert_eq!(told(&guests), [old.clone()]);
+        assert_eq!(told(&guests), std::slice::from_ref(&old));
         assert!(!guests.place(&half).path.exists(), "a process that was killed left it without a record");
         // Asked again later, as where something did not answer at first.
         guests.place(&new).begin(Kind::Oci, "runc").unwrap();

@@ -60,6 +60,9 @@ pub struct Report {
     /// How the sandboxes started, such as `cold`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_by: Option<String>,
+    /// Median and 99th percentile of the same program, started in turn outside any sandbox, ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<(f64, f64)>,
     /// How many fitted which amount of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Vec<Budget>>,
@@ -87,6 +90,7 @@ impl Report {
             per_second: None,
             tenths: None,
             started_by: None,
+            outside: None,
             budgets: None,
         }
     }
@@ -102,6 +106,9 @@ impl fmt::Display for Report {
         write!(f, "{}: p50 {:.2} ms, p99 {:.2} ms, n {}", self.bench, self.p50, self.p99, self.n)?;
         if let Some(how) = &self.started_by {
             write!(f, ", started by {how}")?;
+        }
+        if let Some((p50, p99)) = self.outside {
+            write!(f, ", outside a sandbox p50 {p50:.2} ms, p99 {p99:.2} ms")?;
         }
         if let Some(live) = self.live {
             write!(f, ", {live} live")?;

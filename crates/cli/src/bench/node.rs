@@ -2,6 +2,7 @@
 
 use super::{
     capacity::Budgets,
+    compare,
     figures::{Report, Samples},
     limits,
 };
@@ -142,15 +143,24 @@ async fn all_work(handles: &[Handle]) -> Outcome<usize> {
 
 async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u32, kind: Kind) -> Outcome<Report> {
     let neighbours = neighbours(node, kind, live).await?;
-    let bar = progress::steps(n.into(), name);
     let mut samples = Samples::default();
     let mut how = None;
-    for i in 0..=n {
+    let mut outside = Samples::default();
+    // With a pool, every other time begins with the same program without a sandbox: that finds processors as cold as a claim does.
+    let rounds = if pool > 0 { 2 * n } else { n };
+    let bar = progress::steps(rounds.into(), name);
+    for i in 0..=rounds {
         filled(node, pool).await?;
+        let is_beside = pool > 0 && i % 2 == 1;
+        if is_beside {
+            let mut echo = std::process::Command::new("/bin/echo");
+            echo.arg("x");
+            outside.add(compare::first_output(echo)?);
+        }
         let start = Instant::now();
         let handle = make(node, kind).await?;
         first_output(&handle).await?;
-        if i > 0 {
+        if i > 0 && !is_beside {
             samples.add(start.elapsed());
         }
         // One of the other kind would make the figures a mixture.
@@ -163,7 +173,8 @@ async fn starts(node: &Arc<Node>, name: &'static str, n: u32, pool: u32, live: u
         bar.at(i.into());
     }
     let live = (live > 0).then_some(neighbours.len());
-    Ok(Report { live, started_by: how.map(word), ..Report::new(name, &samples) })
+    let outside = (pool > 0).then(|| Report::new(name, &outside)).map(|outside| (outside.p50, outside.p99));
+    Ok(Report { live, started_by: how.map(word), outside, ..Report::new(name, &samples) })
 }
 
 /// Waits until the pool is full: filling it is not part of a claim.
