@@ -20,11 +20,24 @@ group=csb-docker-$(echo -n "$dir" | sha256sum | head -c 12)
 fail() { echo "error: $1" >&2; [ -z "${2:-}" ] || echo "hint: $2" >&2; exit 1; }
 
 # alive: whether the process that DIR names is this engine, not one that got its number later.
-alive() { [ -s "$dir/pid" ] && tr '\0' ' ' <"/proc/$(cat "$dir/pid")/cmdline" 2>/dev/null | grep -qF -- "--data-root $dir/data"; }
+alive() { [ -s "$dir/pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$dir/pid")/cmdline" | grep -qF -- "--data-root $dir/data"; }
+
+# ended: waits for an engine that was killed a moment ago, whose memory is gone before it is; the next would take it for alive.
+ended() {
+    local pid
+    [ -s "$dir/pid" ] || return 0
+    pid=$(cat "$dir/pid")
+    for _ in $(seq 50); do
+        [ -z "$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" ] && [ -e "/proc/$pid" ] || break
+        sleep 0.1
+    done
+    rm -f "$dir/pid"
+}
 
 start() {
     [ "$(id -u)" = 0 ] || fail 'a Docker engine needs root'
     ! alive || fail "an engine runs in $dir" "scripts/docker.sh stop $dir"
+    ended
     if ! command -v dockerd >/dev/null; then
         local files
         files=$(scripts/unpacked.sh "$(realpath -m "${CARGO_TARGET_DIR:-target}")/unpacked" host docker.io containerd tini) ||

@@ -21,8 +21,9 @@ from declared import KINDS
 from elsewhere import Far
 from harness import ROOT, Api, Server, program
 
-# A template of busybox alone.
+# A template of busybox alone, of servers for which one of the host's `/usr` would take longer than their tests.
 SMALL = "kinds-small"
+SMALL_ONLY = {"SANDBOX_IMAGE": SMALL, "POOL_MIN_SIZE": "0"}
 ALWAYS = {"process", "vfs", "remote", *(["hardened"] if os.geteuid() == 0 else [])}
 MUST = ALWAYS | {name.strip() for name in os.environ.get("CSB_KINDS", "").split(",") if name.strip()}
 
@@ -35,7 +36,7 @@ class Host:
         self.engine = ""
         self.cluster: kube_cluster.Cluster | kube_cluster.Theirs | None = None
         self.gvisor = ""
-        self.warmed: set[str] = set()
+        self.warmed: set[tuple[str, str]] = set()
         self.main: Server | None = None
         self.other: Far | None = None
         self.machine: dict[str, str] | None = None
@@ -81,7 +82,7 @@ class Host:
                 got = subprocess.run([ROOT / "scripts" / "microvm.sh", place], capture_output=True, text=True)
                 # What the host has installed may do as well; the server says if it does not.
                 self.machine = dict(line.split("=", 1) for line in got.stdout.splitlines() if not got.returncode)
-                self.machine |= {"SANDBOX_IMAGE": SMALL, "POOL_MIN_SIZE": "0"}
+                self.machine |= SMALL_ONLY
             return self.machine
         return {}
 
@@ -91,13 +92,13 @@ class Host:
 
     def warm(self, server: Server, kind: str) -> Server:
         """Makes what is made once for the first sandbox: a copy of the template, on a host that may be busy."""
-        if kind == "microvm" and server.url not in self.warmed:
-            self.warmed.add(server.url)
-            # An image of the host's `/usr` for each server would take longer than its tests.
+        if (server.url, kind) in self.warmed:
+            return server
+        self.warmed.add((server.url, kind))
+        if server.env.get("SANDBOX_IMAGE") == SMALL:
             add = [program(), "template", "add", "--data-dir", server.data_dir, SMALL, "-"]
             subprocess.run(add, input=docker_engine.image(), check=True, capture_output=True)
-        if kind == "hardened" and server.url not in self.warmed:
-            self.warmed.add(server.url)
+        if kind == "hardened":
             api = server.api("first")
             made = api("POST", "/sandboxes", json={"sandbox": {"kind": kind}}, timeout=280)
             assert made.status_code == 201, made.text
@@ -161,7 +162,8 @@ class Way:
 
     def own_server(self) -> Server:
         """A server of a test's own, which it may kill."""
-        return self.host.warm(self.host.start(**self.host.settings(self.name)), self.name)
+        settings = self.host.settings(self.name) | (SMALL_ONLY if self.kind == "hardened" else {})
+        return self.host.warm(self.host.start(**settings), self.name)
 
     def request(self, **body: Any) -> dict[str, Any]:
         """A request for a sandbox of the kind."""

@@ -194,7 +194,11 @@ def test_limits_hold_and_change_on_a_living_container(user: Api, kind: dict[str,
     bomb = user.run(sandbox, "f() { f | f & }; f; sleep 2; echo over", timeout=20)
     assert bomb["killed_by"] in ("pids", "timeout") or bomb["exit_code"] is not None
     assert user.run(sandbox, "echo lives")["stdout"] == "lives\n"
-    full = user.run(sandbox, "dd if=/dev/zero of=/workspace/f bs=1M count=64")
+    # What the bomb left in the background takes its time, with half a CPU, to die of having no room.
+    deadline = time.monotonic() + 60
+    while "Cannot fork" in (full := user.run(sandbox, "dd if=/dev/zero of=/workspace/f bs=1M count=64"))["stderr"]:
+        assert time.monotonic() < deadline, "the bomb lives"
+        time.sleep(0.1)
     assert full["exit_code"] != 0 and "No space left" in full["stderr"]
     assert "No space left" in user.run(sandbox, "dd if=/dev/zero of=/tmp/f bs=1M count=64")["stderr"]
     user.run(sandbox, "rm -f /workspace/f /tmp/f")
