@@ -4,7 +4,7 @@ mod init;
 mod lossy;
 
 use csb_relay::{Channel, Dial, guest, host};
-use csb_sys::packet::Conn;
+use csb_sys::{packet::Conn, seccomp::Filter};
 use csb_types::{ExecId, PtySize};
 use csb_wire::{ExecPlan, FileRequest, FromInit, ToInit};
 use init::Init;
@@ -41,7 +41,12 @@ impl Guest {
         let started = Arc::new(AtomicU32::new(0));
         let counter = started.clone();
         thread::spawn(move || Init::new(ours, counter).run());
-        thread::spawn(move || guest(server, Channel::Listener(listener.into()), false).unwrap());
+        // As in a sandbox: with the few calls that it is left with.
+        thread::spawn(move || {
+            csb_sys::process::set_no_new_privs().unwrap();
+            Filter::relay().install().unwrap();
+            guest(server, Channel::Listener(listener.into()), false).unwrap();
+        });
         Self { socket, started, _place: place }
     }
 
@@ -97,6 +102,10 @@ impl Server {
     }
 
     fn exec(&self, script: &str, stdin: bool) -> Running {
+        self.exec_with(script, vec![], stdin)
+    }
+
+    fn exec_with(&self, script: &str, env: Vec<String>, stdin: bool) -> Running {
         let id = ExecId::random();
         let (out, out_w) = csb_sys::pipe::pipe().unwrap();
         let (err, err_w) = csb_sys::pipe::pipe().unwrap();
@@ -104,7 +113,7 @@ impl Server {
         let plan = ExecPlan {
             id: id.clone(),
             argv: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec![],
+            env,
             cwd: "/".into(),
             user: None,
             pty: None,
@@ -158,6 +167,18 @@ fn output_input_and_status_arrive() {
     server.say(&ToInit::CloseStdin { exec: exec.id.clone() });
     assert_eq!(server.exited(&exec.id), 0);
     assert!(out.join().unwrap() == [sent, b"end\n".to_vec()].concat());
+}
+
+#[test]
+fn a_command_as_long_as_they_may_be_is_started() {
+    let guest = Guest::new();
+    let server = guest.server();
+    for kib in [31, 33, 100, 8 << 10] {
+        let (word, env) = ("x".repeat(kib << 9), vec![format!("LONG={}", "y".repeat(kib << 9))]);
+        let exec = server.exec_with(&format!("echo said # {}", &word[..word.len().min(50 << 10)]), env, false);
+        assert_eq!(server.exited(&exec.id), 0, "{kib} KiB");
+        assert_eq!(all(exec.out), b"said\n");
+    }
 }
 
 #[test]
