@@ -155,14 +155,15 @@ impl Host {
 
     fn hear(&mut self, heard: Heard) -> io::Result<()> {
         match heard {
-            // One answer to each greeting: what it makes us send again may be large.
+            // The answer to another server's greeting, from before this one.
+            Heard::Hello { version: VERSION, session, .. } if session != self.half.session => Ok(()),
             Heard::Hello { .. } if !self.half.was_greeted() => Ok(()),
-            Heard::Hello { version, session, got, have } => {
+            Heard::Hello { version, got, have, .. } => {
                 if version != VERSION {
                     let message = format!("the program in the guest speaks version {version}, this one {VERSION}");
                     let failure = Failure { step: "speak with the guest".into(), message, errno: 0 };
                     self.half.tell(&FromInit::Failed(failure), vec![]);
-                } else if session == self.half.session {
+                } else {
                     self.half.go_on(got, &have);
                 }
                 Ok(())

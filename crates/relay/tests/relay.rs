@@ -388,6 +388,17 @@ fn a_guest_that_reads_no_answers_is_not_heard_until_it_does() {
 }
 
 #[test]
+fn a_guest_that_answers_many_greetings_at_once_is_sent_its_orders_once() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut near = Some(OwnedFd::from(near));
+    let conn = host(Box::new(move || near.take().ok_or_else(|| io::ErrorKind::NotConnected.into()))).unwrap();
+    for _ in 0..3 {
+        conn.send(&csb_wire::encode(&ToInit::Report { have: vec![] }), &[]).unwrap();
+    }
+    assert_eq!(lossy::answer_late(far, 4), 3);
+}
+
+#[test]
 fn another_server_gets_what_its_predecessor_had_not_written_down() {
     let guest = Guest::new();
     let first = guest.server();
