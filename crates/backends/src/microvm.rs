@@ -42,6 +42,7 @@ use csb_image::Private;
 use csb_sys::{cgroup::Group, packet::Conn};
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
+use futures_util::future::join_all;
 use links::{Link, Links};
 use machine::{Drive, Machine};
 use monitor::Monitor;
@@ -304,7 +305,11 @@ impl Shared {
             loop {
                 match seat.init() {
                     Ok(stream) => return Ok(stream.into()),
-                    Err(error) if seat.vmm == Vmm::Qemu || !seat.lives() => return Err(error),
+                    Err(error) if !seat.lives() => return Err(error),
+                    // Its sockets are ours: they are there, or it is gone.
+                    Err(error) if seat.vmm == Vmm::Qemu && error.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(error);
+                    }
                     Err(error) if first => tracing::debug!(%error, "a machine's init is not reached yet"),
                     Err(_) => {}
                 }
@@ -333,20 +338,24 @@ impl Shared {
     }
 
     async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
-        let mut held = Vec::new();
-        for (id, record) in self.guests.records(Kind::Microvm).map_err(failed("read the records"))? {
-            match self.find(&id, &record).await {
-                Ok(found) => held.push(found),
-                Err(error) => {
-                    tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
-                    if let Err(error) = self.end(&id).await {
-                        tracing::error!(sandbox = %id, %error, "cannot remove a machine");
-                    }
+        let records = self.guests.records(Kind::Microvm).map_err(failed("read the records"))?;
+        // Beside each other: a VMM that was taken over answers as late as it may, and keeps nobody else from being found.
+        let found = join_all(records.iter().map(|(id, record)| self.find_or_end(id, record))).await;
+        self.guests.tidy();
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn find_or_end(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Option<Held> {
+        match self.find(id, record).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
+                if let Err(error) = self.end(id).await {
+                    tracing::error!(sandbox = %id, %error, "cannot remove a machine");
                 }
+                None
             }
         }
-        self.guests.tidy();
-        Ok(held)
     }
 
     async fn find(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Result<Held, BackendError> {

@@ -1,11 +1,12 @@
 //! Sockets of a VMM, in a directory of ours or, where the VMM makes them itself, of its own.
 
+use crate::peer;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -33,7 +34,7 @@ pub(super) fn file_of(pid: i32, name: &str) -> io::Result<File> {
 
 fn to(socket: &OwnedFd) -> io::Result<UnixStream> {
     expect(socket, FileType::Socket)?;
-    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
+    peer::stream(socket)
 }
 
 fn expect(fd: impl AsFd, kind: FileType) -> io::Result<()> {
@@ -59,14 +60,15 @@ pub(super) struct Until<'a> {
 }
 
 impl Until<'_> {
-    fn left(&self) -> io::Result<Duration> {
+    /// What is left of the time.
+    pub(super) fn left(&self) -> io::Result<Duration> {
         Some(self.end.saturating_duration_since(Instant::now()))
             .filter(|left| !left.is_zero())
             .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"))
     }
 }
 
-fn late(error: io::Error) -> io::Error {
+pub(super) fn late(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"),
         _ => error,
@@ -75,9 +77,14 @@ fn late(error: io::Error) -> io::Error {
 
 impl Read for Until<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
         let mut stream = self.stream;
-        stream.read(buffer).map_err(late)
+        loop {
+            stream.set_read_timeout(Some(self.left()?))?;
+            match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(late),
+            }
+        }
     }
 }
 
