@@ -22,6 +22,7 @@ mod seat;
 mod settings;
 mod snapshot;
 mod socket;
+mod turn;
 mod vmm;
 
 pub use accelerator::Accelerator;
@@ -384,6 +385,15 @@ impl Shared {
         work(&mut link)
     }
 
+    /// Does something with a machine, and keeps nothing of one that is gone.
+    fn and_forget<T>(&self, id: &SandboxId, work: impl FnOnce(&Self, &SandboxId) -> io::Result<T>) -> io::Result<T> {
+        let done = work(self, id);
+        if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+            self.links.forget(id);
+        }
+        done
+    }
+
     fn freeze(&self, id: &SandboxId, frozen: bool) -> io::Result<()> {
         let (_, seat) = self.there(id)?;
         self.with(id, |link| {
@@ -485,11 +495,8 @@ fn asked<'a, T: Send + 'static>(
     work: impl FnOnce(&Shared, &SandboxId) -> io::Result<T> + Send + 'static,
 ) -> Doing<'a, T> {
     let (shared, id) = (shared.clone(), id.clone());
-    Box::pin(async move {
-        let done = tokio::task::spawn_blocking(move || work(&shared, &id)).await;
-        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
-        done.map_err(|error| refusal(step, &error).into())
-    })
+    let turn = shared.links.turn(&id);
+    Box::pin(async move { Ok(turn.take(step, move || shared.and_forget(&id, work)).await?) })
 }
 
 impl Release for Arc<Shared> {
@@ -518,7 +525,10 @@ impl Keeper for Microvm {
     }
 
     fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {
-        asked(&self.shared, id, "read the machine's counters", Shared::usage)
+        let (shared, id) = (self.shared.clone(), id.clone());
+        let turn = shared.links.turn(&id);
+        let ask = move || shared.and_forget(&id, Shared::usage);
+        Box::pin(async move { Ok(turn.share("read the machine's counters", ask).await?) })
     }
 }
 
