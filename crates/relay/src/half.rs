@@ -263,6 +263,20 @@ impl Half {
         self.channel.is_some()
     }
 
+    /// Does nothing for so long. An error: the inside is gone.
+    pub(crate) fn rest(&self, pause: Duration) -> io::Result<()> {
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            let mut polled = [PollFd::new(&self.conn, PollFlags::empty())];
+            match poll(&mut polled, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Speaks over this stream from now on. A stream may hold what others wrote before, or begin in the midst of it.
     pub(crate) fn join(&mut self, channel: OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&channel, true)?;

@@ -235,7 +235,7 @@ fn breaking(socket: &Path, breaks: u64) -> (Dial, Arc<AtomicU64>) {
         let far = UnixStream::connect(&socket)?;
         let (near, ours) = UnixStream::pair()?;
         let number = count.load(Ordering::Relaxed);
-        let most = if number < breaks { 3000 + 7919 * number } else { u64::MAX };
+        let most = if number < breaks { 3000 + 20_011 * number } else { u64::MAX };
         let copy = |mut from: UnixStream, mut to: UnixStream, most: u64, count: Option<Arc<AtomicU64>>| {
             thread::spawn(move || {
                 let mut left = most;
@@ -264,10 +264,13 @@ fn breaking(socket: &Path, breaks: u64) -> (Dial, Arc<AtomicU64>) {
     (Box::new(dial), broken)
 }
 
+/// Each takes a longer pause.
+const BREAKS: u64 = 9;
+
 #[test]
 fn nothing_is_lost_or_done_twice_over_streams_that_break() {
     let guest = Guest::new();
-    let (dial, broken) = breaking(&guest.socket, 20);
+    let (dial, broken) = breaking(&guest.socket, BREAKS);
     let server = Server::new(dial);
     let execs: Vec<Running> = (0..4).map(|_| server.exec("cat; seq 100000; exit 5", true)).collect();
     let sent = numbers(30_000);
@@ -288,7 +291,7 @@ fn nothing_is_lost_or_done_twice_over_streams_that_break() {
     for reader in readers {
         assert!(reader.join().unwrap() == [sent.clone(), numbers(100_000)].concat());
     }
-    assert_eq!(broken.load(Ordering::Relaxed), 20);
+    assert_eq!(broken.load(Ordering::Relaxed), BREAKS);
     assert_eq!(guest.started.load(Ordering::Relaxed), 4);
 }
 
@@ -396,6 +399,25 @@ fn a_guest_that_answers_many_greetings_at_once_is_sent_its_orders_once() {
         conn.send(&csb_wire::encode(&ToInit::Report { have: vec![] }), &[]).unwrap();
     }
     assert_eq!(lossy::answer_late(far, 4), 3);
+}
+
+#[test]
+fn a_guest_that_ends_each_stream_at_once_keeps_nobody_busy() {
+    let dialled = Arc::new(AtomicU32::new(0));
+    let count = dialled.clone();
+    let conn = host(Box::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnixStream::pair().map(|(near, _)| near.into())
+    }))
+    .unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let before = dialled.load(Ordering::Relaxed);
+    assert!((2..12).contains(&before), "{before} streams in a second");
+    // Nor does what is said meanwhile bring the next one forward, and the end of the server is its own.
+    conn.send(&csb_wire::encode(&ToInit::Report { have: vec![] }), &[]).unwrap();
+    drop(conn);
+    thread::sleep(Duration::from_secs(2));
+    assert!(dialled.load(Ordering::Relaxed) <= before + 1);
 }
 
 #[test]
