@@ -152,7 +152,7 @@ pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'
         shown: vec![tree],
         files: vec![],
         run: false,
-        file_size: None,
+        file_size: Some(largest(machine)?),
         kvm: machine.kvm,
         sockets: vec![],
         disks: machine.drives.iter().map(|drive| (drive.image.clone(), drive.writable)).collect(),
@@ -167,6 +167,15 @@ pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'
     let seat = Seat { vmm, pid, name: place.name.to_owned(), run: place.run.to_owned() };
     let console = plan.run.then(|| socket::file_of(pid, &format!("{VMM_RUN}/{VMM_CONSOLE}")).ok()).flatten();
     Ok(Started { seat, console, words })
+}
+
+/// Bytes of the largest file that a VMM writes: a disk that is there, or its memory with what is said of each page and of the rest.
+fn largest(machine: &Machine) -> io::Result<u64> {
+    let mut most = machine.memory + machine.memory / 64;
+    for drive in machine.drives.iter().filter(|drive| drive.writable) {
+        most = most.max(std::fs::metadata(&drive.image)?.len());
+    }
+    Ok(most + STATE)
 }
 
 fn for_qemu(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> VmmPlan {
@@ -193,12 +202,6 @@ fn for_firecracker(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> i
         drop(super::snapshot::new(&path)?);
         plan.files.push((path, name.into(), true));
     }
-    // Nothing that it writes is larger than its memory or a disk that is there, but for what is said of them.
-    let mut most = machine.memory;
-    for drive in machine.drives.iter().filter(|drive| drive.writable) {
-        most = most.max(std::fs::metadata(&drive.image)?.len());
-    }
-    plan.file_size = Some(most + STATE);
     plan.run = true;
     plan.arguments = firecracker::arguments();
     Ok(plan)

@@ -115,6 +115,9 @@ async fn confined(host: Host) {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("NoNewPrivs:"), field("Seccomp:"), field("Groups:")), ("1".into(), "2".into(), String::new()));
+    let limits = fs::read_to_string(proc.join("limits")).unwrap();
+    let largest = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    assert!(!largest.contains("unlimited"), "{largest}");
     for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
         let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).unwrap();
         assert_ne!(of(&proc), of(Path::new("/proc/self")), "{namespace}");
