@@ -28,6 +28,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{ChildStderr, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -48,8 +49,9 @@ const GONE: Duration = Duration::from_millis(500);
 const STATE: u64 = 64 << 20;
 /// Between its death and the end of all that the kernel held for it.
 const END: Duration = Duration::from_secs(10);
-/// To make a group, where its parent goes meanwhile.
-const TRIES: u32 = 5;
+
+/// Held while a group is made, so that nobody removes the parent that it is made in, or makes another without its controllers.
+static PARENT: Mutex<()> = Mutex::new(());
 
 /// Of one node: the parent of its machines' control groups.
 pub(super) fn groups(node: &str) -> String {
@@ -67,22 +69,13 @@ pub(super) fn group(node: &str, name: &str) -> io::Result<Group> {
 }
 
 pub(super) fn make_group(node: &str, name: &str, limits: &cgroup::Limits) -> io::Result<Group> {
-    let make = || {
-        cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
-    };
-    let mut made = make();
-    for _ in 0..TRIES {
-        match &made {
-            // The last machine of the node has just ended, and the parent with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => made = make(),
-            _ => break,
-        }
-    }
-    made
+    let _alone = PARENT.lock().unwrap_or_else(PoisonError::into_inner);
+    cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
 }
 
 /// Removes the parent, if it has no group any more.
 pub(super) fn remove_groups(node: &str) {
+    let _alone = PARENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Ok(root) =
         cgroup::Host::detect().map(cgroup::Host::at_top).and_then(|host| host.root(&groups(node)).map_err(kernel))
     {
@@ -320,5 +313,38 @@ pub(super) fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
             hint: "free some of the data directory's disk, or move it".into(),
         },
         _ => BackendError::Failed { step: step.into(), message: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_made_while_the_last_of_the_others_goes() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let node = format!("test-{}", std::process::id());
+        let most = limits(64 << 20, 1000, &Limits::default());
+        std::thread::scope(|scope| {
+            for maker in 0..4 {
+                let (node, most) = (&node, &most);
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        let name = format!("{maker}-{round}");
+                        let group = make_group(node, &name, most).unwrap_or_else(|error| panic!("{name}: {error}"));
+                        // Which it refuses where its parent was made by half.
+                        group.set_limits(most).unwrap_or_else(|error| panic!("{name}: {error}: {}", error.source));
+                        end(node, &name, 0).unwrap();
+                    }
+                });
+            }
+        });
+        let top = Path::new("/sys/fs/cgroup");
+        let below = std::fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+        for place in below.chain([top.to_owned()]) {
+            assert!(!place.join(groups(&node)).exists(), "{}", place.display());
+        }
     }
 }
