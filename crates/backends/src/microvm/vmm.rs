@@ -94,7 +94,9 @@ pub(super) fn kernel(error: cgroup::CgroupError) -> io::Error {
 /// A VMM that was started.
 pub(super) struct Started {
     pub(super) seat: Seat,
-    /// What its guest's console said, where the VMM itself keeps nothing of it. Readable after its end.
+    /// What its guest's console said is in a file, as the VMM itself keeps nothing of it; opened once it answers, and readable after
+    /// its end.
+    files: bool,
     console: Option<File>,
     /// What it has to say, until nobody asks any more.
     words: ChildStderr,
@@ -125,7 +127,7 @@ pub(super) fn find(name: &Path) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Whether a process is in the group of a machine of this name.
+/// Whether a process is in the group of a machine of this name: after its end the pid may be another's.
 pub(super) fn is_of(pid: i32, name: &str) -> bool {
     Group::of_process(pid).is_ok_and(|group| group.id().contains(name))
 }
@@ -158,8 +160,7 @@ pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'
     };
     let (pid, words) = spawn(&plan)?;
     let seat = Seat { vmm, pid, name: place.name.to_owned(), run: place.run.to_owned() };
-    let console = plan.run.then(|| socket::file_of(pid, &format!("{VMM_RUN}/{VMM_CONSOLE}")).ok()).flatten();
-    Ok(Started { seat, console, words })
+    Ok(Started { seat, files: plan.run, console: None, words })
 }
 
 /// Bytes of the largest file that a VMM writes: a disk that is there, or its memory with what is said of each page and of the rest.
@@ -232,7 +233,13 @@ impl Started {
         let end = Instant::now() + PATIENCE;
         loop {
             match Monitor::connect(&self.seat) {
-                Ok(monitor) => return Ok(monitor),
+                Ok(monitor) => {
+                    if self.files {
+                        // Not before: until it is confined its root is the host's.
+                        self.console = Some(socket::file_of(&self.seat, &format!("{VMM_RUN}/{VMM_CONSOLE}"))?);
+                    }
+                    return Ok(monitor);
+                }
                 Err(error) if !lives(self.seat.pid) => return Err(self.why(&error)),
                 // It is there, and not what it should be.
                 Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) => {
