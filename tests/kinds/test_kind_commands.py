@@ -77,7 +77,7 @@ def test_variables_and_the_directory_of_a_command(box: str, ann: Api) -> None:
 
 def test_a_command_is_as_long_as_the_api_lets_it_be(box: str, ann: Api) -> None:
     words, value = ["x" * (100 << 10)] * 9, "y" * (100 << 10)
-    script = 'echo $# ${#9} ${#LONG}'
+    script = "echo $# ${#9} ${#LONG}"
     for some, env in (([], {"LONG": value}), (words, {"LONG": "z"}), (words, {"LONG": value})):
         done = ann.run(box, ["sh", "-c", script, "sh", *some], env=env)
         assert (done["stdout"], done["exit_code"]) == (
