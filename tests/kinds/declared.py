@@ -26,6 +26,7 @@ SLOW = ("gvisor", "microvm")
 CORE = (
     "test_a_sandbox_is_what_was_asked_for",
     "test_streams_are_apart_in_order_and_whole",
+    "test_a_command_is_as_long_as_the_api_lets_it_be",
     "test_stdin_is_passed_on_and_closed",
     "test_a_command_has_no_privilege_and_no_network",
     "test_a_terminal_echoes_resizes_and_is_interrupted",

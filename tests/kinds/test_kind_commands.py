@@ -75,6 +75,18 @@ def test_variables_and_the_directory_of_a_command(box: str, ann: Api) -> None:
     assert done["stdout"] == "1 2\n/tmp\n"
 
 
+def test_a_command_is_as_long_as_the_api_lets_it_be(box: str, ann: Api) -> None:
+    words, value = ["x" * (100 << 10)] * 9, "y" * (100 << 10)
+    script = "echo $# ${#9} ${#LONG}"
+    for some, env in (([], {"LONG": value}), (words, {"LONG": "z"}), (words, {"LONG": value})):
+        done = ann.run(box, ["sh", "-c", script, "sh", *some], env=env)
+        assert (done["stdout"], done["exit_code"]) == (
+            f"{len(some)} {len(some[8]) if some else 0} {len(env['LONG'])}\n",
+            0,
+        )
+    assert ann.run(box, "echo here")["stdout"] == "here\n"
+
+
 def test_users_by_name_and_number(box: str, ann: Api) -> None:
     assert ann.run(box, "id -u; id -g")["stdout"] == "1000\n1000\n"
     assert ann.run(box, "id -u", user="root")["stdout"] == "0\n"

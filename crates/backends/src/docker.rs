@@ -123,6 +123,7 @@ impl Shared {
         let upper = self.guests.upper(id, spec).await?;
         place.furnish(&upper)?;
         place.add(parts.volumes.iter().enumerate().map(|(number, _)| body::volume(number)))?;
+        let volumes = parts.volumes.clone();
         let body = body::container(id, spec, &place, &self.guests, parts)?;
         let options = bollard::query_parameters::CreateContainerOptions { name: Some(name(id)), ..Default::default() };
         let failed = |step: &'static str| move |error| self.engine.refused(step, error);
@@ -133,6 +134,7 @@ impl Shared {
             written.map_err(|error| BackendError::Failed { step, message: error.to_string() })
         };
         record(0)?;
+        self.check_volumes(docker, &container, &volumes).await?;
         docker.start_container(&container, None).await.map_err(failed("start the container"))?;
         let state = docker.inspect_container(&container, None).await.map_err(failed("look at the container"))?.state;
         let pid = state.and_then(|state| state.pid).and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);

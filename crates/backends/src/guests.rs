@@ -9,7 +9,7 @@
 //! ```
 //! Knows nothing of runtimes.
 
-use crate::{BackendError, disk, program::Program};
+use crate::{BackendError, disk, peer, program::Program};
 use csb_image::{ImportError, Private, Store, Template};
 use csb_sys::{
     cgroup::{self, Group},
@@ -29,11 +29,10 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::{
             ffi::OsStrExt,
             fs::{DirBuilderExt, PermissionsExt},
-            net::UnixStream,
         },
     },
     path::{Path, PathBuf},
@@ -48,6 +47,9 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at a socket that is not there yet.
 const TICK: Duration = Duration::from_millis(2);
+/// What connecting to it ends with until it is.
+const NOT_YET: [io::ErrorKind; 3] =
+    [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused, io::ErrorKind::WouldBlock];
 /// Longest reason of an init that did not come up, bytes.
 const MOST_WORDS: u64 = 4096;
 /// Processes of ours in each container: its init and the one that waits for the next command.
@@ -416,12 +418,11 @@ impl Place {
     }
 
     fn dial(&self) -> io::Result<Conn> {
-        let socket = self.socket()?;
-        Conn::connect(&Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string()))
+        peer::packets(self.socket()?)
     }
 
     /// The socket in the directory that the container shares. Whoever took the container over may put a link in its place, to a
-    /// socket of the host. By its descriptor it is reached however long its path is, where an address holds 107 bytes.
+    /// socket of the host.
     fn socket(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let socket = rustix::fs::open(self.run().join(SOCKET), flags, Mode::empty())?;
@@ -466,9 +467,7 @@ impl Place {
 
     /// Connects to the relay of an init that was started before, or just now.
     pub(crate) fn relay(&self) -> io::Result<Conn> {
-        let socket = self.socket()?;
-        let path = Path::new("/proc/self/fd").join(socket.as_raw_fd().to_string());
-        let mut stream = Some(UnixStream::connect(path)?.into());
+        let mut stream = Some(peer::stream(self.socket()?)?.into());
         // It is lost with the container.
         csb_relay::host(Box::new(move || stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())))
     }
@@ -490,7 +489,7 @@ impl Place {
         loop {
             match dial() {
                 Ok(conn) => return conn.map_err(|error| failed(error.to_string())),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+                Err(error) if NOT_YET.contains(&error.kind()) => {}
                 Err(error) => return Err(failed(error.to_string())),
             }
             let why = self.last_words();

@@ -11,6 +11,7 @@ mod guests;
 mod k8s;
 mod microvm;
 mod oci;
+mod peer;
 mod program;
 mod undo;
 

@@ -22,6 +22,7 @@ mod seat;
 mod settings;
 mod snapshot;
 mod socket;
+mod turn;
 mod vmm;
 
 pub use accelerator::Accelerator;
@@ -42,6 +43,7 @@ use csb_image::Private;
 use csb_sys::{cgroup::Group, packet::Conn};
 use csb_types::{Kind, Limits, SandboxId, SandboxSpec, Upper, Usage};
 use csb_wire::machine::{Disk, FromMachine, MAGIC, MOST, MachinePlan, ToMachine};
+use futures_util::future::join_all;
 use links::{Link, Links};
 use machine::{Drive, Machine};
 use monitor::Monitor;
@@ -304,7 +306,11 @@ impl Shared {
             loop {
                 match seat.init() {
                     Ok(stream) => return Ok(stream.into()),
-                    Err(error) if seat.vmm == Vmm::Qemu || !seat.lives() => return Err(error),
+                    Err(error) if !seat.lives() => return Err(error),
+                    // Its sockets are ours: they are there, or it is gone.
+                    Err(error) if seat.vmm == Vmm::Qemu && error.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(error);
+                    }
                     Err(error) if first => tracing::debug!(%error, "a machine's init is not reached yet"),
                     Err(_) => {}
                 }
@@ -333,20 +339,24 @@ impl Shared {
     }
 
     async fn held(self: &Arc<Self>) -> Result<Vec<Held>, BackendError> {
-        let mut held = Vec::new();
-        for (id, record) in self.guests.records(Kind::Microvm).map_err(failed("read the records"))? {
-            match self.find(&id, &record).await {
-                Ok(found) => held.push(found),
-                Err(error) => {
-                    tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
-                    if let Err(error) = self.end(&id).await {
-                        tracing::error!(sandbox = %id, %error, "cannot remove a machine");
-                    }
+        let records = self.guests.records(Kind::Microvm).map_err(failed("read the records"))?;
+        // Beside each other: a VMM that was taken over answers as late as it may, and keeps nobody else from being found.
+        let found = join_all(records.iter().map(|(id, record)| self.find_or_end(id, record))).await;
+        self.guests.tidy();
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn find_or_end(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Option<Held> {
+        match self.find(id, record).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::warn!(sandbox = %id, %error, "removing a machine that does not answer");
+                if let Err(error) = self.end(id).await {
+                    tracing::error!(sandbox = %id, %error, "cannot remove a machine");
                 }
+                None
             }
         }
-        self.guests.tidy();
-        Ok(held)
     }
 
     async fn find(self: &Arc<Self>, id: &SandboxId, record: &RecordV1) -> Result<Held, BackendError> {
@@ -373,6 +383,15 @@ impl Shared {
         let link = self.links.of(id);
         let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut link)
+    }
+
+    /// Does something with a machine, and keeps nothing of one that is gone.
+    fn and_forget<T>(&self, id: &SandboxId, work: impl FnOnce(&Self, &SandboxId) -> io::Result<T>) -> io::Result<T> {
+        let done = work(self, id);
+        if done.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+            self.links.forget(id);
+        }
+        done
     }
 
     fn freeze(&self, id: &SandboxId, frozen: bool) -> io::Result<()> {
@@ -476,11 +495,8 @@ fn asked<'a, T: Send + 'static>(
     work: impl FnOnce(&Shared, &SandboxId) -> io::Result<T> + Send + 'static,
 ) -> Doing<'a, T> {
     let (shared, id) = (shared.clone(), id.clone());
-    Box::pin(async move {
-        let done = tokio::task::spawn_blocking(move || work(&shared, &id)).await;
-        let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
-        done.map_err(|error| refusal(step, &error).into())
-    })
+    let turn = shared.links.turn(&id);
+    Box::pin(async move { Ok(turn.take(step, move || shared.and_forget(&id, work)).await?) })
 }
 
 impl Release for Arc<Shared> {
@@ -509,7 +525,10 @@ impl Keeper for Microvm {
     }
 
     fn usage<'a>(&'a self, id: &'a SandboxId) -> Doing<'a, Usage> {
-        asked(&self.shared, id, "read the machine's counters", Shared::usage)
+        let (shared, id) = (self.shared.clone(), id.clone());
+        let turn = shared.links.turn(&id);
+        let ask = move || shared.and_forget(&id, Shared::usage);
+        Box::pin(async move { Ok(turn.share("read the machine's counters", ask).await?) })
     }
 }
 

@@ -24,7 +24,11 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 type Gone = mpsc::UnboundedReceiver<(SandboxId, i32)>;
 
@@ -37,6 +41,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const GIVEN_UP: Duration = Duration::from_secs(30);
 /// An init that has nothing to hide reports at once.
 const REPORT: Duration = Duration::from_secs(10);
+/// For a kind to say what it holds before the server begins without. Longer than it waits for any one sandbox.
+const HELD: Duration = Duration::from_secs(60);
 /// Without claims for so long the pool shrinks towards its minimum.
 const CALM: Duration = Duration::from_secs(30);
 /// The most a refill is put off because others are building.
@@ -182,7 +188,7 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     let is_hidden = |id: &SandboxId| inner.awaited.contains(id) || (!is_first && hidden.contains(id));
     sweep_spools(inner, |id| held_ids.contains(id) || is_known(id) || inner.is_local(id) || is_hidden(id));
     inner.link.set(Some(client.clone()));
-    let mut reports = tokio::task::JoinSet::new();
+    let mut reports = JoinSet::new();
     for (jail, conn) in held.into_iter().filter(|(jail, _)| !is_known(&jail.id)) {
         match entries.remove(&jail.id) {
             Some(entry) => {
@@ -221,18 +227,28 @@ pub(crate) async fn take_over(inner: &Arc<Inner>, connected: Connected) -> Resul
     Ok(gone)
 }
 
-/// What the backends hold. One that does not answer is asked again later (`awaited`).
+/// What the backends hold, asked beside each other. One that does not answer is asked again later (`awaited`).
 async fn held_elsewhere(inner: &Inner) -> Vec<(Arc<dyn Keeper>, Held)> {
+    let mut asked = JoinSet::new();
+    for backend in inner.backends.iter().cloned() {
+        asked.spawn(async move {
+            let answer = timeout(HELD, backend.held()).await;
+            (backend, answer)
+        });
+    }
     let mut all: Vec<(Arc<dyn Keeper>, Held)> = Vec::new();
-    for backend in &inner.backends {
-        match backend.held().await {
-            Ok(held) => all.extend(held.into_iter().map(|held| (backend.clone() as Arc<dyn Keeper>, held))),
-            Err(error) => {
-                let kind = backend.kind();
-                tracing::error!(kind = kind.name(), %error, "a kind does not say what it holds: it is asked again");
-                inner.awaited.silence(kind, error.to_string());
+    for (backend, answer) in asked.join_all().await {
+        let why = match answer {
+            Ok(Ok(held)) => {
+                all.extend(held.into_iter().map(|held| (backend.clone() as Arc<dyn Keeper>, held)));
+                continue;
             }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it has not said so within {} s", HELD.as_secs()),
+        };
+        let kind = backend.kind();
+        tracing::error!(kind = kind.name(), error = why, "a kind does not say what it holds: it is asked again");
+        inner.awaited.silence(kind, why);
     }
     all
 }
@@ -329,7 +345,7 @@ pub(crate) async fn adopt(inner: Arc<Inner>, found: Found, entry: SandboxV1) {
     if let (Some(locals), Kind::Local) = (&inner.locals, kind) {
         locals.put_awake(&inner, &handle, init);
     }
-    match tokio::time::timeout(REPORT, ready.wait()).await {
+    match timeout(REPORT, ready.wait()).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => return tracing::warn!(sandbox = %id, %failure, "a sandbox ended while it was adopted"),
         Err(_) => tracing::error!(sandbox = %id, "a sandbox's init does not report"),

@@ -214,8 +214,9 @@ pub(crate) struct Half {
     out: VecDeque<u8>,
     /// Both halves of this connection know what the other has.
     greeted: bool,
-    /// Greetings of ours that were not answered.
-    greetings: u32,
+    /// A greeting of ours is not answered. However many were: one answer is heard, as it makes us send again all that the other
+    /// half says it has not.
+    greeting: bool,
     /// This half begins, and does not trust the other.
     begins: bool,
     timer: Timer,
@@ -243,7 +244,7 @@ impl Half {
             most,
             out: VecDeque::new(),
             greeted: false,
-            greetings: 0,
+            greeting: false,
             begins,
             timer: Timer::new(),
             asked: None,
@@ -262,6 +263,20 @@ impl Half {
         self.channel.is_some()
     }
 
+    /// Does nothing for so long. An error: the inside is gone.
+    pub(crate) fn rest(&self, pause: Duration) -> io::Result<()> {
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            let mut polled = [PollFd::new(&self.conn, PollFlags::empty())];
+            match poll(&mut polled, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Speaks over this stream from now on. A stream may hold what others wrote before, or begin in the midst of it.
     pub(crate) fn join(&mut self, channel: OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&channel, true)?;
@@ -274,7 +289,7 @@ impl Half {
     /// The stream is lost.
     pub(crate) fn part(&mut self) {
         self.channel = None;
-        (self.greeted, self.greetings) = (false, 0);
+        (self.greeted, self.greeting) = (false, false);
         (self.asked, self.answer) = (None, None);
         self.cutter = Cutter::new(self.most);
         self.out.clear();
@@ -282,16 +297,14 @@ impl Half {
 
     /// Tells what has arrived here. The first frame that counts.
     pub(crate) fn greet(&mut self) {
-        self.greetings += 1;
+        self.greeting = true;
         let have = self.have(Incoming::next);
         self.put(&Frame::Hello { version: VERSION, session: self.session, got: self.got, have });
     }
 
-    /// Whether a greeting of ours is still to be answered; from now on one less.
+    /// Whether a greeting of ours is still to be answered; from now on none is.
     pub(crate) fn was_greeted(&mut self) -> bool {
-        let open = self.greetings > 0;
-        self.greetings = self.greetings.saturating_sub(1);
-        open
+        std::mem::take(&mut self.greeting)
     }
 
     fn have(&self, what: fn(&Incoming) -> u64) -> Vec<(Flow, u64)> {
@@ -315,9 +328,11 @@ impl Half {
 
     /// The other half has so much: what it has not goes again.
     pub(crate) fn go_on(&mut self, got: u64, have: &[(Flow, u64)]) {
-        self.greeted = true;
+        // A stream that went on before keeps the pause that its questions have come to.
+        if !std::mem::replace(&mut self.greeted, true) {
+            self.timer = Timer::new();
+        }
         self.asked = None;
-        self.timer = Timer::new();
         self.unheard.retain(|(number, _)| *number > got);
         self.say_again(u64::MAX);
         let have: HashMap<&Flow, u64> = have.iter().map(|(flow, offset)| (flow, *offset)).collect();
@@ -608,8 +623,11 @@ impl Half {
                 return Ok(next.then_some(Heard::Said(body)));
             }
             Frame::Heard { number } => {
+                let before = self.unheard.len();
                 self.unheard.retain(|(said, _)| *said > number);
-                self.timer.moved(Instant::now());
+                if self.unheard.len() < before {
+                    self.timer.moved(Instant::now());
+                }
             }
             Frame::Data { flow, offset, bytes } => match self.incoming(&flow) {
                 Some(incoming) => {

@@ -10,7 +10,13 @@ use csb_sys::{packet::Conn, pipe};
 use csb_types::ExecId;
 use csb_wire::{Failure, FromInit, ToInit};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::{collections::HashMap, io, os::fd::OwnedFd, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// Gives the next stream to the guest, connected; called again where one is lost. It may take its time. An error: there will be
 /// none any more.
@@ -18,6 +24,12 @@ pub type Dial = Box<dyn FnMut() -> io::Result<OwnedFd> + Send>;
 
 /// Commands that a guest may have told of and that nobody asked for: each costs descriptors.
 const MOST_STRANGERS: usize = 256;
+
+/// Before the second stream, where the first did not last, and the most before any.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const MOST_PAUSE: Duration = Duration::from_secs(5);
+/// A stream that was there for so long was one.
+const LASTING: Duration = Duration::from_secs(2);
 
 /// A connection that speaks as an init does with whoever holds it, over the streams that `dial` gives. Both are closed when
 /// either is lost for good.
@@ -30,6 +42,14 @@ pub fn host(dial: Dial) -> io::Result<Conn> {
         tracing::debug!(%error, "a relay ends");
     })?;
     Ok(theirs)
+}
+
+/// Before the next stream. Whoever has taken a guest over may end each at once: that must not keep us busy, nor whoever leads there.
+fn next_pause(last: Duration, lasted: Option<Duration>) -> Duration {
+    match lasted {
+        Some(lasted) if lasted < LASTING => (last * 2).clamp(FIRST_PAUSE, MOST_PAUSE),
+        _ => Duration::ZERO,
+    }
 }
 
 pub(crate) struct Host {
@@ -50,9 +70,13 @@ fn broken(text: &str) -> io::Error {
 
 impl Host {
     fn run(mut self) -> Result<std::convert::Infallible, io::Error> {
+        let (mut pause, mut begun) = (Duration::ZERO, None);
         loop {
             if !self.half.has_channel() {
+                pause = next_pause(pause, begun.map(|begun: Instant| begun.elapsed()));
+                self.half.rest(pause)?;
                 let channel = (self.dial)()?;
+                begun = Some(Instant::now());
                 self.half.join(channel)?;
                 self.half.greet();
             }
@@ -155,14 +179,15 @@ impl Host {
 
     fn hear(&mut self, heard: Heard) -> io::Result<()> {
         match heard {
-            // One answer to each greeting: what it makes us send again may be large.
+            // The answer to another server's greeting, from before this one.
+            Heard::Hello { version: VERSION, session, .. } if session != self.half.session => Ok(()),
             Heard::Hello { .. } if !self.half.was_greeted() => Ok(()),
-            Heard::Hello { version, session, got, have } => {
+            Heard::Hello { version, got, have, .. } => {
                 if version != VERSION {
                     let message = format!("the program in the guest speaks version {version}, this one {VERSION}");
                     let failure = Failure { step: "speak with the guest".into(), message, errno: 0 };
                     self.half.tell(&FromInit::Failed(failure), vec![]);
-                } else if session == self.half.session {
+                } else {
                     self.half.go_on(got, &have);
                 }
                 Ok(())

@@ -4,7 +4,7 @@ mod init;
 mod lossy;
 
 use csb_relay::{Channel, Dial, guest, host};
-use csb_sys::packet::Conn;
+use csb_sys::{packet::Conn, seccomp::Filter};
 use csb_types::{ExecId, PtySize};
 use csb_wire::{ExecPlan, FileRequest, FromInit, ToInit};
 use init::Init;
@@ -41,7 +41,12 @@ impl Guest {
         let started = Arc::new(AtomicU32::new(0));
         let counter = started.clone();
         thread::spawn(move || Init::new(ours, counter).run());
-        thread::spawn(move || guest(server, Channel::Listener(listener.into()), false).unwrap());
+        // As in a sandbox: with the few calls that it is left with.
+        thread::spawn(move || {
+            csb_sys::process::set_no_new_privs().unwrap();
+            Filter::relay().install().unwrap();
+            guest(server, Channel::Listener(listener.into()), false).unwrap();
+        });
         Self { socket, started, _place: place }
     }
 
@@ -97,6 +102,10 @@ impl Server {
     }
 
     fn exec(&self, script: &str, stdin: bool) -> Running {
+        self.exec_with(script, vec![], stdin)
+    }
+
+    fn exec_with(&self, script: &str, env: Vec<String>, stdin: bool) -> Running {
         let id = ExecId::random();
         let (out, out_w) = csb_sys::pipe::pipe().unwrap();
         let (err, err_w) = csb_sys::pipe::pipe().unwrap();
@@ -104,7 +113,7 @@ impl Server {
         let plan = ExecPlan {
             id: id.clone(),
             argv: vec!["sh".into(), "-c".into(), script.into()],
-            env: vec![],
+            env,
             cwd: "/".into(),
             user: None,
             pty: None,
@@ -161,6 +170,18 @@ fn output_input_and_status_arrive() {
 }
 
 #[test]
+fn a_command_as_long_as_they_may_be_is_started() {
+    let guest = Guest::new();
+    let server = guest.server();
+    for kib in [31, 33, 100, 8 << 10] {
+        let (word, env) = ("x".repeat(kib << 9), vec![format!("LONG={}", "y".repeat(kib << 9))]);
+        let exec = server.exec_with(&format!("echo said # {}", &word[..word.len().min(50 << 10)]), env, false);
+        assert_eq!(server.exited(&exec.id), 0, "{kib} KiB");
+        assert_eq!(all(exec.out), b"said\n");
+    }
+}
+
+#[test]
 fn a_status_comes_behind_all_output_though_another_process_keeps_the_pipe() {
     let guest = Guest::new();
     let server = guest.server();
@@ -214,7 +235,7 @@ fn breaking(socket: &Path, breaks: u64) -> (Dial, Arc<AtomicU64>) {
         let far = UnixStream::connect(&socket)?;
         let (near, ours) = UnixStream::pair()?;
         let number = count.load(Ordering::Relaxed);
-        let most = if number < breaks { 3000 + 7919 * number } else { u64::MAX };
+        let most = if number < breaks { 3000 + 20_011 * number } else { u64::MAX };
         let copy = |mut from: UnixStream, mut to: UnixStream, most: u64, count: Option<Arc<AtomicU64>>| {
             thread::spawn(move || {
                 let mut left = most;
@@ -243,10 +264,13 @@ fn breaking(socket: &Path, breaks: u64) -> (Dial, Arc<AtomicU64>) {
     (Box::new(dial), broken)
 }
 
+/// Each takes a longer pause.
+const BREAKS: u64 = 9;
+
 #[test]
 fn nothing_is_lost_or_done_twice_over_streams_that_break() {
     let guest = Guest::new();
-    let (dial, broken) = breaking(&guest.socket, 20);
+    let (dial, broken) = breaking(&guest.socket, BREAKS);
     let server = Server::new(dial);
     let execs: Vec<Running> = (0..4).map(|_| server.exec("cat; seq 100000; exit 5", true)).collect();
     let sent = numbers(30_000);
@@ -267,7 +291,7 @@ fn nothing_is_lost_or_done_twice_over_streams_that_break() {
     for reader in readers {
         assert!(reader.join().unwrap() == [sent.clone(), numbers(100_000)].concat());
     }
-    assert_eq!(broken.load(Ordering::Relaxed), 20);
+    assert_eq!(broken.load(Ordering::Relaxed), BREAKS);
     assert_eq!(guest.started.load(Ordering::Relaxed), 4);
 }
 
@@ -364,6 +388,36 @@ fn a_guest_that_reads_no_answers_is_not_heard_until_it_does() {
     let taken = lossy::flood(far, 64 << 20);
     assert!(taken < 16 << 20, "{taken} bytes of questions were taken without an answer being read");
     drop(conn);
+}
+
+#[test]
+fn a_guest_that_answers_many_greetings_at_once_is_sent_its_orders_once() {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut near = Some(OwnedFd::from(near));
+    let conn = host(Box::new(move || near.take().ok_or_else(|| io::ErrorKind::NotConnected.into()))).unwrap();
+    for _ in 0..3 {
+        conn.send(&csb_wire::encode(&ToInit::Report { have: vec![] }), &[]).unwrap();
+    }
+    assert_eq!(lossy::answer_late(far, 4), 3);
+}
+
+#[test]
+fn a_guest_that_ends_each_stream_at_once_keeps_nobody_busy() {
+    let dialled = Arc::new(AtomicU32::new(0));
+    let count = dialled.clone();
+    let conn = host(Box::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        UnixStream::pair().map(|(near, _)| near.into())
+    }))
+    .unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let before = dialled.load(Ordering::Relaxed);
+    assert!((2..12).contains(&before), "{before} streams in a second");
+    // Nor does what is said meanwhile bring the next one forward, and the end of the server is its own.
+    conn.send(&csb_wire::encode(&ToInit::Report { have: vec![] }), &[]).unwrap();
+    drop(conn);
+    thread::sleep(Duration::from_secs(2));
+    assert!(dialled.load(Ordering::Relaxed) <= before + 1);
 }
 
 #[test]

@@ -23,6 +23,10 @@ const MOST: u64 = 16 << 20;
 /// Descriptors taken from one message: `SCM_MAX_FD` is 253, our frames carry at most seven.
 const MOST_FDS: usize = 16;
 
+/// Connections that wait to be taken; the kernel has a limit of its own (`net.core.somaxconn`). An init that stands still takes
+/// none, and each server that comes meanwhile leaves one.
+const BACKLOG: libc::c_int = 4096;
+
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Conn(OwnedFd);
@@ -63,7 +67,7 @@ impl Listener {
         unsafe {
             let length = mem::size_of_val(&address) as libc::socklen_t;
             check(libc::bind(fd.as_raw_fd(), ptr::from_ref(&address).cast(), length))?;
-            check(libc::listen(fd.as_raw_fd(), 16))?;
+            check(libc::listen(fd.as_raw_fd(), BACKLOG))?;
         }
         Ok(Self(fd))
     }

@@ -53,14 +53,15 @@ class Engine:
     def containers(self) -> list[dict[str, Any]]:
         return self.http.get("/containers/json", params={"all": "true"}).json()
 
-    def load(self, name: str, *changes: str) -> None:
+    def load(self, name: str, *changes: str, links: dict[str, str] | None = None) -> None:
         """An image of a static busybox and nothing else: no C library, no passwd."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             archive.add("/bin/busybox", "bin/busybox")
-            for applet in ("sh", "cat", "id", "ls", "echo"):
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            applets = {f"bin/{applet}": "busybox" for applet in ("sh", "cat", "id", "ls", "echo")}
+            for path, to in (applets | (links or {})).items():
+                link = tarfile.TarInfo(path)
+                link.type, link.linkname = tarfile.SYMTYPE, to
                 archive.addfile(link)
             evil = tarfile.TarInfo("etc/ld.so.preload")
             evil.size = len(b"/evil.so\n")
@@ -474,6 +475,9 @@ def test_an_image_that_asks_for_more_than_its_files_gets_no_program_and_no_disk_
     check = "HEALTHCHECK --interval=1s CMD /bin/busybox id > /workspace/health"
     engine.load("csb-test-asks:1", check, "VOLUME /data", "VOLUME /workspace", "VOLUME /var/lib/things/")
     engine.load("csb-test-asks:2", "VOLUME /.csb")
+    engine.load("csb-test-asks:3", "VOLUME /to-dev", links={"to-dev": "lib/../dev", "lib/there": "."})
+    engine.load("csb-test-asks:4", "VOLUME /a/b/c", links={"a": "/srv", "srv/b": "../.csb-run"})
+    engine.load("csb-test-asks:5", "VOLUME /var/run/x", links={"var/run": "/run"})
     server = Server(POOL_MIN_SIZE="0", DOCKER_HOST=engine.host)
     user = server.api()
     try:
@@ -493,6 +497,13 @@ def test_an_image_that_asks_for_more_than_its_files_gets_no_program_and_no_disk_
         assert user.run(sandbox, "ls /workspace")["stdout"] == ""
         answer = user("POST", "/sandboxes", json={"sandbox": {"kind": "docker", "image": "csb-test-asks:2"}})
         assert answer.status_code == 501 and "/.csb" in answer.json()["error"]["message"], answer.text
+        # Nor by a link of the image's.
+        for number, path in ((3, "/to-dev"), (4, "/a/b/c")):
+            asked = {"kind": "docker", "image": f"csb-test-asks:{number}"}
+            answer = user("POST", "/sandboxes", json={"sandbox": asked})
+            assert answer.status_code == 501 and path in answer.json()["error"]["message"], answer.text
+        linked = user.create(sandbox={"kind": "docker", "image": "csb-test-asks:5"})
+        assert user.run(linked, "echo x > /var/run/x/f; cat /run/x/f")["stdout"] == "x\n"
     finally:
         user.close()
         server.stop()

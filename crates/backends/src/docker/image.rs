@@ -6,7 +6,9 @@ use crate::{
     BackendError,
     guests::{PLACES, aside},
 };
-use bollard::query_parameters::{CreateImageOptions, ListImagesOptions, RemoveImageOptions};
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptions, CreateImageOptions, ListImagesOptions, RemoveImageOptions,
+};
 use bytes::Bytes;
 use csb_image::{Bind, Template};
 use csb_types::SandboxSpec;
@@ -24,22 +26,27 @@ const CHUNK: usize = 256 * 1024;
 /// Directories that an image asks an engine to keep on the host's disk, without a limit (`VOLUME`): the most that one may name.
 const MOST_VOLUMES: usize = 32;
 
+/// Where no volume of an image may be.
+const NOT_BELOW: [&str; 5] = [".csb", ".csb-run", "dev", "proc", "sys"];
+/// Links that a volume's path may lead through.
+const MOST_LINKS: u32 = 8;
+
+fn refused(path: &str, why: &str) -> BackendError {
+    let path: String = path.chars().take(64).collect();
+    BackendError::Unsupported(format!("an image that declares the volume `{path}`: {why}"))
+}
+
 /// Those that an image declares, to be covered by ones of the sandbox's own. Not where there is one anyway (`taken`).
 fn volumes(declared: &[String], taken: &[&str]) -> Result<Vec<String>, BackendError> {
-    const NOT_BELOW: [&str; 5] = [".csb", ".csb-run", "dev", "proc", "sys"];
-    let refused = |path: &str, why: &str| {
-        let path: String = path.chars().take(64).collect();
-        Err(BackendError::Unsupported(format!("an image that declares the volume `{path}`: {why}")))
-    };
     let mut found = Vec::new();
     for path in declared {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let plain = path.starts_with('/') && path.len() <= 512 && !path.contains(['\0', '\n']);
         if !plain || parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) {
-            return refused(path, "it is no absolute path");
+            return Err(refused(path, "it is no absolute path"));
         }
         if NOT_BELOW.contains(&parts[0]) {
-            return refused(path, "what is there is the sandbox's");
+            return Err(refused(path, "what is there is the sandbox's"));
         }
         let path = format!("/{}", parts.join("/"));
         if !taken.contains(&path.as_str()) && !found.contains(&path) {
@@ -47,9 +54,14 @@ fn volumes(declared: &[String], taken: &[&str]) -> Result<Vec<String>, BackendEr
         }
     }
     if found.len() > MOST_VOLUMES {
-        return refused(&found[MOST_VOLUMES], "it declares too many");
+        return Err(refused(&found[MOST_VOLUMES], "it declares too many"));
     }
     Ok(found)
+}
+
+/// The first link of a path's that is there, and what is behind it in the path. `told`: where a link leads, from the root.
+fn beyond(path: &str, link: &str, told: &str) -> String {
+    format!("/{}{}", told.trim_matches('/'), path.strip_prefix(link).unwrap_or_default())
 }
 
 /// Refuses what is no name of an image: it becomes part of the engine's paths.
@@ -103,6 +115,51 @@ impl Shared {
         let places = PLACES.iter().map(|(_, at, ..)| *at);
         let taken: Vec<&str> = places.chain(spec.options.work_dir.as_deref()).collect();
         volumes(&declared, &taken)
+    }
+
+    /// Refuses a volume whose path leads, by a link of the image's, to where none may be: what is mounted there would hide what the
+    /// sandbox needs. The container is made, and does not run.
+    pub(super) async fn check_volumes(
+        &self,
+        docker: &bollard::Docker,
+        container: &str,
+        volumes: &[String],
+    ) -> Result<(), BackendError> {
+        for volume in volumes {
+            let (mut path, mut links) = (volume.clone(), 0);
+            while let Some(on) = self.through_a_link(docker, container, &path).await? {
+                links += 1;
+                let first = on.trim_start_matches('/').split('/').next().unwrap_or_default();
+                if links > MOST_LINKS || first.is_empty() || NOT_BELOW.contains(&first) {
+                    return Err(refused(volume, "it is a link to what is the sandbox's"));
+                }
+                path = on;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a path leads by the first link in it; none: there is none.
+    async fn through_a_link(
+        &self,
+        docker: &bollard::Docker,
+        container: &str,
+        path: &str,
+    ) -> Result<Option<String>, BackendError> {
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        for part in ends.map(|end| &path[..end]) {
+            let options = ContainerArchiveInfoOptions { path: part.to_owned() };
+            match docker.get_container_archive_info(container, Some(options)).await {
+                Ok(found) if !found.link_target.is_empty() => {
+                    return Ok(Some(beyond(path, part, &found.link_target)));
+                }
+                Ok(_) => {}
+                // It will be made.
+                Err(error) if is_absent(&error) => break,
+                Err(error) => return Err(self.engine.failed("look at the image's volumes", error)),
+            }
+        }
+        Ok(None)
     }
 
     async fn has(&self, docker: &bollard::Docker, image: &str) -> Result<bool, BackendError> {

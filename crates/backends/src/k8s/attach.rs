@@ -12,13 +12,7 @@ use kube::{
     Api,
     api::{AttachParams, AttachedProcess},
 };
-use std::{
-    fmt, io,
-    os::fd::OwnedFd,
-    pin::Pin,
-    sync::mpsc as blocking,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, os::fd::OwnedFd, pin::Pin, sync::mpsc as blocking, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -31,8 +25,6 @@ const BUFFER: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MOST_PAUSE: Duration = Duration::from_secs(5);
-/// A stream that was there for so long was one.
-const LASTING: Duration = Duration::from_secs(2);
 /// Longest answer of the process that counts.
 const MOST_ANSWER: usize = 4096;
 
@@ -75,22 +67,12 @@ async fn serve(
     mut waiting: mpsc::UnboundedReceiver<Request>,
 ) {
     let lasting = state.clone();
-    let (mut pause, mut begun) = (Duration::ZERO, None::<Instant>);
+    // Whoever has taken a pod over may end each stream at once: the relay waits longer each time before it asks for another.
     while let Some(reply) = waiting.recv().await {
-        // Whoever has taken a pod over may end each stream at once: that must not keep us and the API server busy.
-        pause = match begun {
-            Some(begun) if begun.elapsed() < LASTING => (pause * 2).clamp(FIRST_PAUSE, MOST_PAUSE),
-            _ => Duration::ZERO,
-        };
-        let again = async {
-            tokio::time::sleep(pause).await;
-            stream(&pods, &pod, &lasting).await
-        };
         let made = tokio::select! {
-            made = again => made,
+            made = stream(&pods, &pod, &lasting) => made,
             why = ended(&mut state) => Err(gone(&why)),
         };
-        begun = Some(Instant::now());
         let last = made.is_err();
         if reply.send(made).is_err() || last {
             return;

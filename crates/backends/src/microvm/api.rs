@@ -54,7 +54,7 @@ impl Request {
 /// Asks, and waits for the answer; null where that has no content.
 pub(super) fn ask(seat: &Seat, request: &Request) -> io::Result<Value> {
     let what = format!("{} {}", request.method, request.path);
-    let stream = connect_of(seat.pid, &format!("{VMM_RUN}/{SOCKET}"))?;
+    let stream = connect_of(seat, &format!("{VMM_RUN}/{SOCKET}"))?;
     let end = Instant::now() + if request.long { LONG } else { PATIENCE };
     let mut stream = Until { stream: &stream, end };
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
@@ -82,10 +82,13 @@ fn answer(stream: &mut impl Read) -> io::Result<(u16, Vec<u8>)> {
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
+    let mut seen = 0;
     let head = loop {
-        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break at;
+        if let Some(at) = bytes[seen..].windows(4).position(|four| four == b"\r\n\r\n") {
+            break seen + at;
         }
+        // The end may have begun.
+        seen = bytes.len().saturating_sub(3);
         if bytes.len() > MOST {
             return Err(invalid("its answer has no end"));
         }
@@ -159,6 +162,21 @@ mod tests {
         check(b"HTTP/1.1 200 \r\nContent-Length: 99999999\r\n\r\n", Err("too long"));
         check(b"HTTP/1.1 200 \r\nContent-Length: -1\r\n\r\n", Err("no length"));
         check(&[b'x'; MOST + 5000], Err("no end"));
+    }
+
+    #[test]
+    fn an_answer_may_come_in_any_pieces() {
+        struct Pieces<'a>(&'a [u8], usize);
+        impl Read for Pieces<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let most = buffer.len().min(self.1);
+                self.0.read(&mut buffer[..most])
+            }
+        }
+        let whole = b"HTTP/1.1 200 \r\nServer: Firecracker API\r\nContent-Length: 2\r\n\r\n{}";
+        for size in 1..whole.len() {
+            assert_eq!(answer(&mut Pieces(whole, size)).unwrap(), (200, b"{}".to_vec()), "pieces of {size}");
+        }
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The host's side of what pid 1 of a machine is asked. What comes back was written by a guest: it is read in small pieces, and
 //! believed only about that guest.
 
+use super::socket::Until;
 use csb_wire::machine::{FromMachine, MOST, Numbered, ToMachine};
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
+
+/// For one byte to be taken.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// A connection with pid 1 of a machine, which speaks on one at a time.
 pub(super) struct Control {
@@ -19,7 +23,7 @@ impl Control {
     pub(super) fn over(stream: UnixStream) -> io::Result<Self> {
         // Whatever another server was in the middle of ends here, and its answers bear numbers that are not ours.
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        (&stream).write_all(b"\n")?;
+        Until { stream: &stream, end: Instant::now() + GREETING }.write_all(b"\n")?;
         Ok(Self { stream, text: Vec::new(), number: since.as_nanos() as u64 })
     }
 
@@ -36,17 +40,10 @@ impl Control {
             if self.text.len() > MOST {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the machine says no end"));
             }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.stream.set_read_timeout(Some(left))?;
             let mut piece = [0; 4096];
-            match self.stream.read(&mut piece) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(length) => self.text.extend_from_slice(&piece[..length]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error),
+            match (Until { stream: &self.stream, end }).read(&mut piece)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => self.text.extend_from_slice(&piece[..length]),
             }
         }
     }
@@ -56,8 +53,8 @@ impl Control {
         self.number += 1;
         let mut line = serde_json::to_vec(&Numbered { number: self.number, frame })?;
         line.push(b'\n');
-        self.stream.write_all(&line)?;
         let end = Instant::now() + patience;
+        Until { stream: &self.stream, end }.write_all(&line)?;
         loop {
             let message = self.hear(end.saturating_duration_since(Instant::now()))?;
             if message.number == self.number {

@@ -1,12 +1,12 @@
 //! Connections with the VMMs and first programs of machines: one of each, as QEMU talks with one at a time.
 
-use super::{control::Control, monitor::Monitor, seat::Seat};
+use super::{control::Control, monitor::Monitor, seat::Seat, turn::Turn};
 use csb_types::{SandboxId, Usage};
 use csb_wire::machine::{FromMachine, ToMachine};
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -63,9 +63,16 @@ impl Link {
     }
 }
 
+/// What there is of one machine.
+#[derive(Default)]
+struct Of {
+    link: Arc<Mutex<Link>>,
+    turn: Turn,
+}
+
 /// Those of all machines.
 #[derive(Default)]
-pub(super) struct Links(Mutex<HashMap<SandboxId, Arc<Mutex<Link>>>>);
+pub(super) struct Links(Mutex<HashMap<SandboxId, Of>>);
 
 impl std::fmt::Debug for Links {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,16 +81,21 @@ impl std::fmt::Debug for Links {
 }
 
 impl Links {
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<SandboxId, Arc<Mutex<Link>>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<SandboxId, Of>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn of(&self, id: &SandboxId) -> Arc<Mutex<Link>> {
-        self.all().entry(id.clone()).or_default().clone()
+        self.all().entry(id.clone()).or_default().link.clone()
+    }
+
+    /// By which one at a time asks it.
+    pub(super) fn turn(&self, id: &SandboxId) -> Turn {
+        self.all().entry(id.clone()).or_default().turn.clone()
     }
 
     pub(super) fn put(&self, id: &SandboxId, link: Link) {
-        self.all().insert(id.clone(), Arc::new(Mutex::new(link)));
+        self.all().entry(id.clone()).or_default().link = Arc::new(Mutex::new(link));
     }
 
     pub(super) fn forget(&self, id: &SandboxId) {

@@ -1,9 +1,10 @@
-//! QMP: what is asked of a QEMU that runs (its QEMU Machine Protocol: JSON, a line each, over a Unix socket).
+//! QMP: what is asked of a QEMU that runs (its QEMU Machine Protocol: JSON, a line each, over a Unix socket). It may have been
+//! taken over by its guest: what it answers is bounded in size and in time.
 
-use super::socket::connect;
+use super::socket::{Until, connect, late};
 use serde_json::{Value, json};
 use std::{
-    io::{self, BufRead, BufReader, IoSlice, Read, Write},
+    io::{self, IoSlice, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -14,12 +15,17 @@ use std::{
 
 /// For one answer. A machine's memory is saved in the background, and asked after.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For a machine's memory to be written or read.
+const LONG: Duration = Duration::from_secs(600);
 /// Bytes of one answer: the largest is a console, each character of it escaped.
-const MOST: u64 = 1 << 20;
+const MOST: usize = 1 << 20;
 
 /// A connection. QEMU talks with one at a time.
 pub(super) struct Qmp {
-    lines: BufReader<UnixStream>,
+    stream: UnixStream,
+    /// What was read of the next line, and of more.
+    text: Vec<u8>,
+    patience: Duration,
 }
 
 fn refused(error: &Value) -> io::Error {
@@ -29,42 +35,58 @@ fn refused(error: &Value) -> io::Error {
 impl Qmp {
     /// Connects, and agrees on what both understand.
     pub(super) fn connect(path: &Path) -> io::Result<Self> {
-        let stream = connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut qmp = Self { lines: BufReader::new(stream) };
-        qmp.line()?;
-        qmp.ask("qmp_capabilities", json!({}))?;
+        Self::within(path, PATIENCE)
+    }
+
+    /// `patience`: for one answer.
+    fn within(path: &Path, patience: Duration) -> io::Result<Self> {
+        let mut qmp = Self { stream: connect(path)?, text: Vec::new(), patience };
+        let end = Instant::now() + patience;
+        qmp.line(end)?;
+        qmp.ask_until("qmp_capabilities", json!({}), None, end)?;
         Ok(qmp)
     }
 
-    fn line(&mut self) -> io::Result<Value> {
-        let mut line = String::new();
-        match (&mut self.lines).take(MOST).read_line(&mut line)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if !line.ends_with('\n') => {
+    fn line(&mut self, end: Instant) -> io::Result<Value> {
+        let mut seen = 0;
+        loop {
+            if let Some(at) = self.text[seen..].iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=seen + at).collect();
+                return Ok(serde_json::from_slice(&line)?);
+            }
+            seen = self.text.len();
+            if seen > MOST {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer of QEMU has no end"));
             }
-            _ => {}
+            let mut piece = [0; 16 << 10];
+            match (Until { stream: &self.stream, end }).read(&mut piece)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => self.text.extend_from_slice(&piece[..length]),
+            }
         }
-        Ok(serde_json::from_str(&line)?)
     }
 
     /// One command and its answer; events between them are nobody's.
     pub(super) fn ask(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        self.ask_with(command, arguments, None)
+        self.ask_until(command, arguments, None, Instant::now() + self.patience)
     }
 
-    fn ask_with(&mut self, command: &str, arguments: Value, fd: Option<BorrowedFd<'_>>) -> io::Result<Value> {
+    fn ask_until(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        fd: Option<BorrowedFd<'_>>,
+        end: Instant,
+    ) -> io::Result<Value> {
         let mut text = json!({ "execute": command, "arguments": arguments }).to_string();
         text.push('\n');
+        let mut until = Until { stream: &self.stream, end };
         match fd {
-            None => self.lines.get_mut().write_all(text.as_bytes())?,
-            Some(fd) => send_with(self.lines.get_ref(), text.as_bytes(), fd)?,
+            None => until.write_all(text.as_bytes())?,
+            Some(fd) => send_with(&until, text.as_bytes(), fd)?,
         }
-        let end = Instant::now() + PATIENCE;
         loop {
-            let mut answer = self.line()?;
+            let mut answer = self.line(end)?;
             // Nor are its events listened to for ever.
             if Instant::now() > end {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -80,7 +102,8 @@ impl Qmp {
 
     /// Gives QEMU a descriptor, under a name.
     pub(super) fn give(&mut self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.ask_with("getfd", json!({ "fdname": name }), Some(fd)).map(drop)
+        let end = Instant::now() + self.patience;
+        self.ask_until("getfd", json!({ "fdname": name }), Some(fd), end).map(drop)
     }
 
     /// Whether the machine runs, or why not, in QEMU's words: `paused`, `inmigrate`, …
@@ -90,7 +113,8 @@ impl Qmp {
 
     /// Waits for a migration to its end.
     pub(super) fn migrated(&mut self) -> io::Result<()> {
-        loop {
+        let end = Instant::now() + LONG;
+        while Instant::now() < end {
             let state = self.ask("query-migrate", json!({}))?;
             match state["status"].as_str() {
                 Some("completed") => return Ok(()),
@@ -101,16 +125,19 @@ impl Qmp {
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "a machine's memory was not moved in time"))
     }
 }
 
-fn send_with(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+fn send_with(until: &Until<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
     let fds = [fd];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     beside.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = rustix::net::sendmsg(stream.as_fd(), &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)?;
+    until.stream.set_write_timeout(Some(until.left()?))?;
+    let sent = rustix::net::sendmsg(until.stream.as_fd(), &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)
+        .map_err(|error| late(error.into()))?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
@@ -119,20 +146,51 @@ mod tests {
     use super::*;
     use std::{os::unix::net::UnixListener, thread};
 
-    #[test]
-    fn a_line_without_an_end_is_not_read_for_ever() {
+    /// What a peer at the other end of a connection does.
+    fn against<T: Send + 'static>(
+        peer: impl FnOnce(UnixStream) -> T + Send + 'static,
+        ours: impl FnOnce(&Path) -> io::Error,
+    ) -> (T, io::Error) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("qmp");
         let listener = UnixListener::bind(&path).unwrap();
-        let said = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+        let done = thread::spawn(move || peer(listener.accept().unwrap().0));
+        let error = ours(&path);
+        (done.join().unwrap(), error)
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_read_for_ever() {
+        let flood = |mut stream: UnixStream| {
             let mut said = 0;
             while said < 64 * MOST && stream.write_all(&[b' '; 65536]).is_ok() {
                 said += 65536;
             }
             said
-        });
-        assert!(Qmp::connect(&path).is_err());
-        assert!(said.join().unwrap() < 4 * MOST);
+        };
+        let (said, _) = against(flood, |path| Qmp::connect(path).err().unwrap());
+        assert!(said < 4 * MOST);
+    }
+
+    /// Says the same again and again, slowly; how often, before nobody listens any more.
+    fn drip(stream: &mut UnixStream, what: &[u8]) -> usize {
+        let said = |stream: &mut UnixStream| {
+            thread::sleep(Duration::from_millis(20));
+            stream.write_all(what)
+        };
+        (0..1000).take_while(|_| said(stream).is_ok()).count()
+    }
+
+    #[test]
+    fn one_that_says_its_answer_a_byte_at_a_time_is_not_heard_out() {
+        let few = Duration::from_millis(200);
+        let (said, error) = against(|mut stream| drip(&mut stream, b" "), |path| Qmp::within(path, few).err().unwrap());
+        assert!(error.kind() == io::ErrorKind::TimedOut && said < 1000, "{error}, {said}");
+        let events = |mut stream: UnixStream| {
+            stream.write_all(b"{}\n").unwrap();
+            drip(&mut stream, b"{\"event\":\"STOP\"}\n")
+        };
+        let (said, error) = against(events, |path| Qmp::within(path, few).err().unwrap());
+        assert!(error.kind() == io::ErrorKind::TimedOut && said < 1000, "{error}, {said}");
     }
 }

@@ -54,7 +54,7 @@ impl Seat {
         match self.vmm {
             Vmm::Qemu => connect(&self.run.join(socket)),
             Vmm::Firecracker => {
-                let stream = connect_of(self.pid, &format!("{VMM_RUN}/{}", firecracker::VSOCK))?;
+                let stream = connect_of(self, &format!("{VMM_RUN}/{}", firecracker::VSOCK))?;
                 to_port(&stream, port)?;
                 Ok(stream)
             }

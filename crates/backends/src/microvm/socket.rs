@@ -1,11 +1,13 @@
 //! Sockets of a VMM, in a directory of ours or, where the VMM makes them itself, of its own.
 
+use super::{seat::Seat, vmm};
+use crate::peer;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -18,22 +20,22 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     to(&rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Connects with a socket that a process made, by its name there.
-pub(super) fn connect_of(pid: i32, name: &str) -> io::Result<UnixStream> {
-    to(&beneath(pid, name, OFlags::PATH)?)
+/// Connects with a socket that a VMM made, by its name there.
+pub(super) fn connect_of(seat: &Seat, name: &str) -> io::Result<UnixStream> {
+    to(&beneath(seat, name, OFlags::PATH)?)
 }
 
-/// Opens a file of a process to read, by its name there.
-pub(super) fn file_of(pid: i32, name: &str) -> io::Result<File> {
+/// Opens a file of a VMM to read, by its name there.
+pub(super) fn file_of(seat: &Seat, name: &str) -> io::Result<File> {
     // Whatever a pipe or a device would do when it is opened, it is not what is wanted.
-    let file = beneath(pid, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+    let file = beneath(seat, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
     expect(&file, FileType::RegularFile)?;
     Ok(file.into())
 }
 
 fn to(socket: &OwnedFd) -> io::Result<UnixStream> {
     expect(socket, FileType::Socket)?;
-    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd()))
+    peer::stream(socket)
 }
 
 fn expect(fd: impl AsFd, kind: FileType) -> io::Result<()> {
@@ -43,10 +45,15 @@ fn expect(fd: impl AsFd, kind: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, "what is there is something else"))
 }
 
-/// Through no link and nowhere but below the process's own root.
-fn beneath(pid: i32, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+/// Through no link and nowhere but below the VMM's own root.
+fn beneath(seat: &Seat, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, format!("/proc/{pid}/root"), directory, Mode::empty())?;
+    let root = rustix::fs::openat(CWD, format!("/proc/{}/root", seat.pid), directory, Mode::empty())?;
+    let (its, ours) = (rustix::fs::fstat(&root)?, rustix::fs::stat("/")?);
+    // A moment after it was started it has the host's; and what was opened is its own only if the pid still is.
+    if (its.st_dev, its.st_ino) == (ours.st_dev, ours.st_ino) || !vmm::is_of(seat.pid, &seat.name) {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat2(root, name.trim_start_matches('/'), flags, Mode::empty(), resolve)?)
@@ -59,14 +66,15 @@ pub(super) struct Until<'a> {
 }
 
 impl Until<'_> {
-    fn left(&self) -> io::Result<Duration> {
+    /// What is left of the time.
+    pub(super) fn left(&self) -> io::Result<Duration> {
         Some(self.end.saturating_duration_since(Instant::now()))
             .filter(|left| !left.is_zero())
             .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"))
     }
 }
 
-fn late(error: io::Error) -> io::Error {
+pub(super) fn late(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time"),
         _ => error,
@@ -75,9 +83,14 @@ fn late(error: io::Error) -> io::Error {
 
 impl Read for Until<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
         let mut stream = self.stream;
-        stream.read(buffer).map_err(late)
+        loop {
+            stream.set_read_timeout(Some(self.left()?))?;
+            match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(late),
+            }
+        }
     }
 }
 
@@ -90,5 +103,27 @@ impl Write for Until<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Vmm;
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_process_that_has_the_host_s_root_is_no_vmm_yet() {
+        let directory = tempfile::tempdir().unwrap();
+        let (socket, file) = (directory.path().join("api.sock"), directory.path().join("console"));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        std::fs::write(&file, "the host's").unwrap();
+        let pid = std::process::id() as i32;
+        // It is in the group that is asked for.
+        let seat = Seat { vmm: Vmm::Firecracker, pid, name: String::new(), run: directory.path().to_owned() };
+        assert!(vmm::is_of(pid, &seat.name));
+        assert!(connect(&socket).is_ok());
+        assert_eq!(connect_of(&seat, socket.to_str().unwrap()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(file_of(&seat, file.to_str().unwrap()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

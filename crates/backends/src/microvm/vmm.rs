@@ -28,6 +28,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{ChildStderr, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -48,8 +49,9 @@ const GONE: Duration = Duration::from_millis(500);
 const STATE: u64 = 64 << 20;
 /// Between its death and the end of all that the kernel held for it.
 const END: Duration = Duration::from_secs(10);
-/// To make a group, where its parent goes meanwhile.
-const TRIES: u32 = 5;
+
+/// Held while a group is made, so that nobody removes the parent that it is made in, or makes another without its controllers.
+static PARENT: Mutex<()> = Mutex::new(());
 
 /// Of one node: the parent of its machines' control groups.
 pub(super) fn groups(node: &str) -> String {
@@ -67,22 +69,13 @@ pub(super) fn group(node: &str, name: &str) -> io::Result<Group> {
 }
 
 pub(super) fn make_group(node: &str, name: &str, limits: &cgroup::Limits) -> io::Result<Group> {
-    let make = || {
-        cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
-    };
-    let mut made = make();
-    for _ in 0..TRIES {
-        match &made {
-            // The last machine of the node has just ended, and the parent with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => made = make(),
-            _ => break,
-        }
-    }
-    made
+    let _alone = PARENT.lock().unwrap_or_else(PoisonError::into_inner);
+    cgroup::Host::detect()?.at_top().root(&groups(node)).and_then(|root| root.create(name, limits)).map_err(kernel)
 }
 
 /// Removes the parent, if it has no group any more.
 pub(super) fn remove_groups(node: &str) {
+    let _alone = PARENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Ok(root) =
         cgroup::Host::detect().map(cgroup::Host::at_top).and_then(|host| host.root(&groups(node)).map_err(kernel))
     {
@@ -101,7 +94,9 @@ pub(super) fn kernel(error: cgroup::CgroupError) -> io::Error {
 /// A VMM that was started.
 pub(super) struct Started {
     pub(super) seat: Seat,
-    /// What its guest's console said, where the VMM itself keeps nothing of it. Readable after its end.
+    /// What its guest's console said is in a file, as the VMM itself keeps nothing of it; opened once it answers, and readable after
+    /// its end.
+    files: bool,
     console: Option<File>,
     /// What it has to say, until nobody asks any more.
     words: ChildStderr,
@@ -132,7 +127,7 @@ pub(super) fn find(name: &Path) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Whether a process is in the group of a machine of this name.
+/// Whether a process is in the group of a machine of this name: after its end the pid may be another's.
 pub(super) fn is_of(pid: i32, name: &str) -> bool {
     Group::of_process(pid).is_ok_and(|group| group.id().contains(name))
 }
@@ -152,7 +147,7 @@ pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'
         shown: vec![tree],
         files: vec![],
         run: false,
-        file_size: None,
+        file_size: Some(largest(machine)?),
         kvm: machine.kvm,
         sockets: vec![],
         disks: machine.drives.iter().map(|drive| (drive.image.clone(), drive.writable)).collect(),
@@ -165,8 +160,16 @@ pub(super) fn start(vmm: Vmm, program: &Path, machine: &Machine, place: &Place<'
     };
     let (pid, words) = spawn(&plan)?;
     let seat = Seat { vmm, pid, name: place.name.to_owned(), run: place.run.to_owned() };
-    let console = plan.run.then(|| socket::file_of(pid, &format!("{VMM_RUN}/{VMM_CONSOLE}")).ok()).flatten();
-    Ok(Started { seat, console, words })
+    Ok(Started { seat, files: plan.run, console: None, words })
+}
+
+/// Bytes of the largest file that a VMM writes: a disk that is there, or its memory with what is said of each page and of the rest.
+fn largest(machine: &Machine) -> io::Result<u64> {
+    let mut most = machine.memory + machine.memory / 64;
+    for drive in machine.drives.iter().filter(|drive| drive.writable) {
+        most = most.max(std::fs::metadata(&drive.image)?.len());
+    }
+    Ok(most + STATE)
 }
 
 fn for_qemu(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> VmmPlan {
@@ -193,12 +196,6 @@ fn for_firecracker(mut plan: VmmPlan, machine: &Machine, place: &Place<'_>) -> i
         drop(super::snapshot::new(&path)?);
         plan.files.push((path, name.into(), true));
     }
-    // Nothing that it writes is larger than its memory or a disk that is there, but for what is said of them.
-    let mut most = machine.memory;
-    for drive in machine.drives.iter().filter(|drive| drive.writable) {
-        most = most.max(std::fs::metadata(&drive.image)?.len());
-    }
-    plan.file_size = Some(most + STATE);
     plan.run = true;
     plan.arguments = firecracker::arguments();
     Ok(plan)
@@ -236,7 +233,13 @@ impl Started {
         let end = Instant::now() + PATIENCE;
         loop {
             match Monitor::connect(&self.seat) {
-                Ok(monitor) => return Ok(monitor),
+                Ok(monitor) => {
+                    if self.files {
+                        // Not before: until it is confined its root is the host's.
+                        self.console = Some(socket::file_of(&self.seat, &format!("{VMM_RUN}/{VMM_CONSOLE}"))?);
+                    }
+                    return Ok(monitor);
+                }
                 Err(error) if !lives(self.seat.pid) => return Err(self.why(&error)),
                 // It is there, and not what it should be.
                 Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) => {
@@ -317,5 +320,38 @@ pub(super) fn failed(step: &str) -> impl Fn(io::Error) -> BackendError + '_ {
             hint: "free some of the data directory's disk, or move it".into(),
         },
         _ => BackendError::Failed { step: step.into(), message: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_made_while_the_last_of_the_others_goes() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let node = format!("test-{}", std::process::id());
+        let most = limits(64 << 20, 1000, &Limits::default());
+        std::thread::scope(|scope| {
+            for maker in 0..4 {
+                let (node, most) = (&node, &most);
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        let name = format!("{maker}-{round}");
+                        let group = make_group(node, &name, most).unwrap_or_else(|error| panic!("{name}: {error}"));
+                        // Which it refuses where its parent was made by half.
+                        group.set_limits(most).unwrap_or_else(|error| panic!("{name}: {error}: {}", error.source));
+                        end(node, &name, 0).unwrap();
+                    }
+                });
+            }
+        });
+        let top = Path::new("/sys/fs/cgroup");
+        let below = std::fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+        for place in below.chain([top.to_owned()]) {
+            assert!(!place.join(groups(&node)).exists(), "{}", place.display());
+        }
     }
 }

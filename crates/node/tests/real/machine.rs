@@ -13,10 +13,11 @@ use csb_wire::{ExecPlan, FromInit, ToInit, decode, encode};
 use libtest_mimic::Trial;
 use std::{
     fs::{self, File},
-    io::Read,
-    os::fd::AsFd,
+    io::{Read, Write},
+    os::{fd::AsFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -25,6 +26,7 @@ pub fn trials() -> Vec<Trial> {
         trial("what_a_machine_lacks_is_named_and_nothing_is_left", missing),
         trial("a_vmm_has_nothing_but_its_machine", confined),
         trial("a_machine_is_written_down_and_gone_on_from_as_often_as_wanted", forked),
+        trial("a_vmm_that_never_says_an_answer_to_its_end_keeps_no_other_from_being_found", dripping),
     ];
     all.into_iter().map(|trial| trial.with_ignored_flag(!possible)).collect()
 }
@@ -113,6 +115,9 @@ async fn confined(host: Host) {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!((field("NoNewPrivs:"), field("Seccomp:"), field("Groups:")), ("1".into(), "2".into(), String::new()));
+    let limits = fs::read_to_string(proc.join("limits")).unwrap();
+    let largest = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    assert!(!largest.contains("unlimited"), "{largest}");
     for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
         let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).unwrap();
         assert_ne!(of(&proc), of(Path::new("/proc/self")), "{namespace}");
@@ -128,6 +133,36 @@ async fn confined(host: Host) {
     drop(conn);
     machines.release(&id).await.unwrap();
     assert!(!proc.join("exe").exists());
+    assert_eq!(left(&host), [] as [PathBuf; 0]);
+}
+
+async fn dripping(host: Host) {
+    let Some(settings) = settings() else { return };
+    template(&host);
+    let first = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings.clone());
+    let (good, bad) = (SandboxId::random(), SandboxId::random());
+    for id in [&good, &bad] {
+        drop(first.create(id, &spec()).await.unwrap());
+    }
+    drop(first);
+    // As if its VMM had been taken over: it listens, and talks a byte at a time.
+    let socket = host.dir.join(format!("guests/{bad}/run/qmp.sock"));
+    fs::remove_file(&socket).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            while stream.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    let next = Microvm::new(Guests::lasting(&host.dir).unwrap(), settings);
+    let held = tokio::time::timeout(Duration::from_secs(120), next.held()).await.expect("it has an end").unwrap();
+    assert_eq!(held.iter().map(|held| &held.id).collect::<Vec<_>>(), [&good]);
+    assert_eq!(said(&held[0].conn, "echo here"), "here\n");
+    assert!(!host.dir.join(format!("guests/{bad}")).exists());
+    drop(held);
+    next.release(&good).await.unwrap();
     assert_eq!(left(&host), [] as [PathBuf; 0]);
 }
 

@@ -123,24 +123,37 @@ fn pass(mut from: UnixStream, mut to: UnixStream, way: Way, seen: &Mutex<Seen>) 
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// Sends questions without ever reading, up to `most` bytes; how many were taken before nobody did for a while.
-pub fn flood(mut guest: UnixStream, most: usize) -> usize {
-    let frame = |bytes: &[u8]| {
-        let sum = crc32fast::hash(bytes).to_le_bytes();
-        let mut stuffed = cobs::encode_vec(&[bytes, &sum].concat());
-        stuffed.push(0);
-        stuffed
-    };
-    // The answer to the host's greeting needs the session that is in it.
-    let mut hello = Vec::new();
-    while hello.iter().filter(|byte| **byte == 0).count() < 2 {
+/// A frame as it is on the stream.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    let sum = crc32fast::hash(bytes).to_le_bytes();
+    let mut stuffed = cobs::encode_vec(&[bytes, &sum].concat());
+    stuffed.push(0);
+    stuffed
+}
+
+/// The next frame of the host's half, without its sum.
+fn next(guest: &mut impl Read) -> Vec<u8> {
+    let mut stuffed = Vec::new();
+    loop {
         let mut byte = [0];
         guest.read_exact(&mut byte).unwrap();
-        hello.push(byte[0]);
+        match byte[0] {
+            // It begins with the end of whatever was on the stream before.
+            0 if stuffed.is_empty() => {}
+            0 => break,
+            byte => stuffed.push(byte),
+        }
     }
-    let mut bytes = cobs::decode_vec(&hello[1..hello.len() - 1]).unwrap();
+    let mut bytes = cobs::decode_vec(&stuffed).unwrap();
     bytes.truncate(bytes.len() - 4);
-    guest.write_all(&frame(&bytes)).unwrap();
+    bytes
+}
+
+/// Sends questions without ever reading, up to `most` bytes; how many were taken before nobody did for a while.
+pub fn flood(mut guest: UnixStream, most: usize) -> usize {
+    // The answer to the host's greeting needs the session that is in it.
+    let hello = next(&mut guest);
+    guest.write_all(&frame(&hello)).unwrap();
     // An event that is not the next one is answered with what was heard.
     let flood = frame(&[1, 9, 0]).repeat(1000);
     guest.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -149,4 +162,15 @@ pub fn flood(mut guest: UnixStream, most: usize) -> usize {
         sent += flood.len();
     }
     sent
+}
+
+/// Leaves `greetings` of the host unanswered, then answers each at once; how many orders it is sent until a question is answered.
+pub fn answer_late(guest: UnixStream, greetings: usize) -> usize {
+    let mut from = std::io::BufReader::new(guest.try_clone().unwrap());
+    let hellos: Vec<Vec<u8>> = (0..greetings).map(|_| next(&mut from)).collect();
+    assert!(hellos.iter().all(|hello| hello[0] == 0));
+    let answers: Vec<u8> = hellos.iter().flat_map(|hello| frame(hello)).chain(frame(&[7, 1])).collect();
+    (&guest).write_all(&answers).unwrap();
+    let frames = std::iter::from_fn(|| Some(next(&mut from)));
+    frames.take_while(|frame| frame[0] != 8).filter(|frame| frame[0] == 1).count()
 }

@@ -99,6 +99,11 @@ pub fn relay_policy() -> Policy {
     const STREAMS_STATE: &[u32] =
         &[libc::FIONBIO as u32, libc::FIONREAD as u32, libc::TIOCOUTQ as u32, libc::TIOCSWINSZ as u32];
     policy.rule(libc::SYS_ioctl, Rule::otherwise(EPERM).when(Verdict::Allow, &[(1, Is::In32(STREAMS_STATE))]));
+    // A frame too large for a message travels in memory of its own (`packet.rs`), read from its beginning.
+    const OVERFLOW: (u8, Is) = (1, Is::Eq32(libc::MFD_CLOEXEC));
+    policy.rule(libc::SYS_memfd_create, Rule::otherwise(EPERM).when(Verdict::Allow, &[OVERFLOW]));
+    const REWIND: [(u8, Is); 2] = [(1, Is::Eq64(0)), (2, Is::Eq32(libc::SEEK_SET as u32))];
+    policy.rule(libc::SYS_lseek, Rule::otherwise(EPERM).when(Verdict::Allow, &REWIND));
     policy
 }
 

@@ -514,4 +514,11 @@ fn processes_beside_an_init_start_open_and_reach_nothing() {
     assert_ne!(relay(libc::SYS_socketpair, [libc::AF_INET as u64, 1, 0, 0, 0, 0]), Verdict::Allow);
     assert_ne!(relay(libc::SYS_sendto, [3, 0, 1, 0, 1, 16]), Verdict::Allow);
     assert_ne!(relay(libc::SYS_fcntl, [3, libc::F_SETOWN as u64, 1, 0, 0, 0]), Verdict::Allow);
+    assert_eq!(relay(libc::SYS_memfd_create, [1, libc::MFD_CLOEXEC.into(), 0, 0, 0, 0]), Verdict::Allow);
+    for flags in [libc::MFD_EXEC, libc::MFD_HUGETLB, libc::MFD_ALLOW_SEALING] {
+        let flags = u64::from(flags | libc::MFD_CLOEXEC);
+        assert_ne!(relay(libc::SYS_memfd_create, [1, flags, 0, 0, 0, 0]), Verdict::Allow, "{flags:x}");
+    }
+    assert_ne!(relay(libc::SYS_lseek, [3, 1, libc::SEEK_SET as u64, 0, 0, 0]), Verdict::Allow);
+    assert_ne!(relay(libc::SYS_lseek, [3, 0, libc::SEEK_END as u64, 0, 0, 0]), Verdict::Allow);
 }
