@@ -208,11 +208,10 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
         }
         tracing::info!(sandbox = %id, "idle for too long");
         match &owned.session_id {
-            Some(session) => {
-                if let Some(row) = app.db.session(session).await? {
-                    spawn_close(app, row, "it was idle for too long");
-                }
-            }
+            Some(session) => match app.db.session(session).await? {
+                Some(row) => spawn_close(app, row, "it was idle for too long"),
+                None => spawn_release(app, sandbox),
+            },
             None => spawn_release(app, sandbox),
         }
     }

@@ -381,7 +381,10 @@ impl App {
                 () = app.node.arrival(&id) => {}
             }
             match app.node.find(&id) {
-                Some(sandbox) => app.watch(sandbox),
+                Some(sandbox) => {
+                    app.watch(sandbox.clone());
+                    app.end_if_wanted(sandbox).await;
+                }
                 // If this fails, reconciliation records it.
                 None => {
                     if let Err(error) = app.ended(&id).await {
@@ -390,6 +393,20 @@ impl App {
                 }
             }
         });
+    }
+
+    /// Ends one that was to end while it was not here.
+    async fn end_if_wanted(self: &Arc<Self>, sandbox: Sandbox) {
+        let ended = async {
+            match self.db.sandbox(sandbox.id().as_str()).await? {
+                Some(row) if row.state == SandboxState::Releasing.as_str() => self.release(sandbox.clone()).await,
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = ended.await {
+            // Reconciliation does.
+            tracing::warn!(sandbox = %sandbox.id(), %error, "a release will be tried again");
+        }
     }
 
     /// Live sandboxes and their owners.
