@@ -194,6 +194,11 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
     }
     let Some(idle) = app.config.idle_timeout else { return Ok(()) };
     for (id, owned) in app.owners().all() {
+        if app.node.awaits(&id).is_some() {
+            // Nobody can use it.
+            owned.touch();
+            continue;
+        }
         if now - owned.used_ms() < idle.as_millis() as i64 {
             continue;
         }

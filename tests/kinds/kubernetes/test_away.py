@@ -165,3 +165,24 @@ def test_a_session_that_ends_while_its_cluster_is_away_leaves_no_pod(cluster: Cl
         until(lambda: not cluster.objects())
     finally:
         server.stop()
+
+
+def test_a_sandbox_is_not_idle_for_as_long_as_its_cluster_is_away(cluster: Cluster) -> None:
+    way = Way(cluster)
+    server = way.server(CSB_LIFETIME_IDLE="8s")
+    try:
+        ann = server.api("ann")
+        _, box = session(ann)
+        server.kill()
+        way.down()
+        server.start()
+        time.sleep(9)
+        way.up()
+        until(lambda: "a kind answers" in Path(server.log).read_text(), server.said())
+        # Those that are idle are looked for every second.
+        time.sleep(2.5)
+        assert states(ann) == {box: "running"}
+        assert ann("GET", f"/sandboxes/{box}").status_code == 200
+        ann.close()
+    finally:
+        server.stop()

@@ -154,8 +154,8 @@ impl App {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
         let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
         let owned = owned.ok_or_else(|| self.no_sandbox(who, &parsed))?;
-        let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         owned.touch();
+        let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         Ok(Mine { sandbox, owned })
     }
 
@@ -379,6 +379,9 @@ impl App {
             tokio::select! {
                 () = app.stopping.cancelled() => return,
                 () = app.node.arrival(&id) => {}
+            }
+            if let Some(owned) = app.owners.get(&id) {
+                owned.touch();
             }
             match app.node.find(&id) {
                 Some(sandbox) => {
