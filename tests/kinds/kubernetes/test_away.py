@@ -186,3 +186,23 @@ def test_a_sandbox_is_not_idle_for_as_long_as_its_cluster_is_away(cluster: Clust
         ann.close()
     finally:
         server.stop()
+
+
+def test_who_waits_for_a_sandbox_learns_nothing_of_the_cluster_that_is_away(cluster: Cluster) -> None:
+    way = Way(cluster)
+    server = way.server()
+    try:
+        ann = server.api("ann")
+        box = ann.create(**POD)
+        server.kill()
+        way.down()
+        server.start()
+        message = refused(ann("GET", f"/sandboxes/{box}"), 503, "backend_unavailable")
+        assert "k8s" in message and str(way.port) not in message
+        # The operator reads it.
+        assert f"127.0.0.1:{way.port}" in server.said()
+        way.up()
+        until(lambda: ann("DELETE", f"/sandboxes/{box}").status_code == 204, server.said())
+        ann.close()
+    finally:
+        server.stop()

@@ -170,10 +170,11 @@ impl App {
     /// Why a sandbox is not found that somebody owns.
     pub(super) fn not_here(&self, id: &SandboxId) -> AppError {
         let Some((kind, why)) = self.node.awaits(id) else { return AppError::no_sandbox(id.as_str()) };
-        let message = format!("sandbox `{id}` is not reached: kind `{}` does not answer ({why})", kind.name());
+        let message = format!("sandbox `{id}` is not reached: kind `{}` does not answer", kind.name());
         let error = AppError::new(ErrorCode::BackendUnavailable, message)
             .hint("nothing of it is lost: it goes on, and is there again once its kind answers");
-        AppError { retry_after: Some(Duration::from_secs(5)), ..error }
+        // Where it would be is the operator's.
+        AppError { retry_after: Some(Duration::from_secs(5)), detail: Some(why), ..error }
     }
 
     /// With the configured template where none was asked for.
