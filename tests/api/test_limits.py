@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from harness import Api, refused
 
@@ -37,6 +40,26 @@ def test_sandboxes_share_a_busy_cpu_by_their_weights(api: Api) -> None:
     assert changed.json()["resources"]["cpu_weight"] == 400
     a, b = shares(api, [light, heavy], 4)
     assert 0.7 < b / a < 1.4
+
+
+@pytest.mark.parametrize("kind", ["process", "local"])
+def test_changes_of_limits_at_the_same_time_are_all_kept(api: Api, kind: str) -> None:
+    sandbox = api.create(sandbox={"kind": kind})
+
+    def change(field: str, value: int) -> int:
+        answer = api("PATCH", f"/sandboxes/{sandbox}", json={"resources": {field: value}})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["resources"][field])
+
+    with ThreadPoolExecutor(3) as pool:
+        for turn in range(40):
+            # One that sleeps has no process; its limits are in a file.
+            if turn == 20:
+                api.run(sandbox, "true")
+            wanted = {"memory": (200 + turn) << 20, "pids": 100 + turn, "cpu_weight": 100 + turn}
+            assert list(pool.map(change, wanted, wanted.values())) == list(wanted.values())
+            has = api("GET", f"/sandboxes/{sandbox}").json()["resources"]
+            assert {field: has[field] for field in wanted} == wanted
 
 
 def seconds_to_write(api: Api, sandbox: str, megabytes: int, flags: str = "conv=fsync") -> float:

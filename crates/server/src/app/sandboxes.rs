@@ -316,9 +316,11 @@ impl App {
         if request.resources.pids.is_some() {
             mine.able(Capability::PidsLimit)?;
         }
-        let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
-        self.node.check_limits(&limits)?;
+        let app = self.clone();
         self.finish(async move {
+            let _alone = mine.owned.limits.lock().await;
+            let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
+            app.node.check_limits(&limits)?;
             mine.sandbox.set_limits(limits).await?;
             mine.view()
         })
