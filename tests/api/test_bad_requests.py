@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,30 @@ def test_an_id_that_is_not_ours_is_not_found_whatever_it_looks_like(api: Api, sa
         answer = api.http.request(method, f"{api.server.url}/api/v1/sandboxes/{sandbox}{path}")
         assert answer.status_code == 404, (method, path, answer.text)
         assert answer.json()["error"]["code"] in ("sandbox_not_found", "not_found")
+
+
+def test_paths_of_any_length_stay_neither_in_memory_nor_in_the_log() -> None:
+    server = Server(POOL_MIN_SIZE="0")
+    try:
+        api = server.api("ann")
+
+        def ask(number: int) -> None:
+            long = f"{number:06}" + "x" * 60_000
+            calls = (("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"))
+            for method, path in calls:
+                refused(api(method, f"/sessions/{long}{path}"), 404, "session_not_found")
+            refused(api("GET", f"/{long}"), 404, "not_found")
+
+        for number in range(10):
+            ask(number)
+        before = server.rss()
+        for number in range(10, 510):
+            ask(number)
+        assert server.rss() - before < 10 << 20
+        assert max(map(len, Path(server.log).read_text().splitlines())) < 1000
+        api.close()
+    finally:
+        server.stop()
 
 
 def test_an_exec_id_that_does_not_exist_is_not_found(home: tuple[Api, str]) -> None:

@@ -165,7 +165,7 @@ impl App {
 
     /// Freezes a session's sandbox.
     pub async fn pause_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
-        let _lock = self.lock_session(id).await;
+        let _lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         if let Some(far) = self.remotes.known.session(id) {
             self.set_far_session(&MineFarSession { row, far }, "pause", SessionState::Paused).await?;
@@ -180,7 +180,7 @@ impl App {
 
     /// Thaws a session's sandbox; a new one where the old one is gone.
     pub async fn resume_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         let app = self.clone();
         let who = who.clone();
@@ -201,7 +201,7 @@ impl App {
 
     /// Ends a session and its sandbox.
     pub async fn delete_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<(), AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.session(who, id).await?;
         let app = self.clone();
         self.finish(async move {
@@ -264,7 +264,7 @@ impl App {
         run: RunCodeRequest,
         event: Option<Value>,
     ) -> Result<CodeRun, AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         if row.state == SessionState::Paused {
             let message = format!("session `{id}` is paused");
@@ -362,11 +362,17 @@ impl App {
         Ok((mine, Some(lost.into())))
     }
 
+    /// The lock of one of the caller's sessions. What is none has no lock: anybody can think of ids.
+    async fn lock_of(&self, who: &Identity, id: &str) -> Result<tokio::sync::OwnedMutexGuard<()>, AppError> {
+        let row = self.session(who, id).await?;
+        Ok(self.lock_session(&row.id).await)
+    }
+
     pub(super) async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
             if locks.len() > 10_000 {
-                // Ids that nobody holds: unknown ones asked for, and idle ones.
+                // Those of sessions that nobody uses now.
                 locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             }
             locks.entry(id.to_owned()).or_default().clone()

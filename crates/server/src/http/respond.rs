@@ -28,6 +28,8 @@ use std::{
 use tracing::Instrument as _;
 
 const REQUEST_ID: &str = "x-request-id";
+/// Characters of a path that are logged: more than any route of ours has with the ids that we give.
+const LOGGED: usize = 256;
 
 /// A failed request on its way out. `surround` gives it its body, which names the request.
 #[derive(Debug, Clone)]
@@ -87,7 +89,7 @@ pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: N
     let start = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let path: String = request.uri().path().chars().take(LOGGED).collect();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", |m| m.as_str()).to_owned();
     request.extensions_mut().insert(RequestId(id.clone()));
     let request = request.map(|body| Body::new(Drained { body: Some(body) }));
