@@ -289,8 +289,13 @@ def test_numbers_in_queries_are_checked(home: tuple[Api, str]) -> None:
     api, sandbox = home
     for query in ("limit=0", "limit=-1", "limit=x", "limit=99999999999999999999", "cursor=garbage", "state=odd"):
         refused(api("GET", f"/sandboxes?{query}"), 400, "invalid_request")
-    for query in ("offset=-1", "offset=x", "length=-1"):
+    for query in ("offset=-1", "offset=x", f"offset={1 << 64}", "length=-1"):
         refused(api("GET", f"/sandboxes/{sandbox}/files?path=/etc/passwd&{query}"), 400, "invalid_request")
+    api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/short", content=b"x")
+    for offset in (1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
+        for path in ("/etc/passwd", "/workspace/short"):
+            answer = api("GET", f"/sandboxes/{sandbox}/files?path={path}&offset={offset}")
+            assert (answer.status_code, answer.content) == (200, b""), offset
     for query in ("mode=999", "mode=rwx", "mode=77777"):
         answer = api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/m&{query}", content=b"")
         refused(answer, 400, "invalid_request")
