@@ -132,6 +132,24 @@ def test_sandboxes_that_cannot_be_are_refused_and_leave_nothing(api: Api, body: 
     assert api("GET", "/sandboxes").json()["items"] == before
 
 
+def test_what_is_there_twice_is_refused(home: tuple[Api, str]) -> None:
+    api, sandbox = home
+    at = f"/sandboxes/{sandbox}/execs"
+    for path, body in (
+        (at, b'{"command": "true", "command": "false"}'),
+        (at, b'{"command": "true", "env": {"A": "1", "A": "2"}}'),
+        (f"/sandboxes/{sandbox}/run-code", b'{"language": "bash", "code": "true", "env": {"A": "1", "A": "2"}}'),
+        ("/sandboxes", b'{"env": {"A": "1", "A": "2"}}'),
+        ("/sandboxes", b'{"metadata": {"A": "1", "A": "2"}}'),
+        ("/sessions", b'{"env": {"A": "1", "A": "2"}}'),
+    ):
+        answer = api("POST", path, content=body, headers={"Content-Type": "application/json"})
+        assert "duplicate" in refused(answer, 400, "invalid_request")
+    for path, ask in ((at, {"command": "true"}), ("/sandboxes", {}), ("/sessions", {})):
+        answer = api("POST", path, json=ask, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+        assert "twice" in refused(answer, 400, "invalid_request")
+
+
 def test_a_body_of_another_type_is_refused(home: tuple[Api, str]) -> None:
     api, sandbox = home
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/xml"):
