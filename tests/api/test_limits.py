@@ -142,6 +142,25 @@ def test_disk_speed_without_a_disk_is_refused_and_so_is_what_no_host_has(api: Ap
         assert "kernel.pid_max" in refused(answer, 501, "unsupported")
 
 
+def test_of_a_change_that_is_refused_no_part_is_kept(api: Api) -> None:
+    if not TOP.exists():
+        pytest.skip("control groups of version 2 make room by killing; they refuse no limit")
+
+    def speeds() -> set[str]:
+        return {f"{file} {file.read_text()}" for file in TOP.rglob("blkio.throttle.write_bps_device")}
+
+    resources = {"memory": "256Mi", "disk": "64Mi", "io": {"write_bps": "1Mi"}}
+    sandbox = api.create(storage="disk", resources=resources)
+    held = "held = b'x' * (100 << 20)\nprint('ho' + 'lds', flush=True)\ninput()"
+    api.until_said(sandbox, api.start(sandbox, ["python3", "-c", held], stdin=True), "holds")
+    before = speeds()
+    less = {"memory": "48Mi", "io": {"write_bps": "2Mi"}}
+    refused(api("PATCH", f"/sandboxes/{sandbox}", json={"resources": less}), 409, "sandbox_limit")
+    assert speeds() == before
+    has = api("GET", f"/sandboxes/{sandbox}").json()["resources"]
+    assert (has["memory"], has["io"]["write_bps"]) == (256 << 20, 1 << 20)
+
+
 def test_what_a_template_is_said_to_run_it_runs(api: Api) -> None:
     languages = {t["name"]: t["languages"] for t in api("GET", "/templates").json()["items"]}["host"]
     sandbox = api.create()
