@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,24 @@ def test_sandboxes_that_cannot_be_are_refused_and_leave_nothing(api: Api, body: 
     assert api("GET", "/sandboxes").json()["items"] == before
 
 
+def test_what_is_there_twice_is_refused(home: tuple[Api, str]) -> None:
+    api, sandbox = home
+    at = f"/sandboxes/{sandbox}/execs"
+    for path, body in (
+        (at, b'{"command": "true", "command": "false"}'),
+        (at, b'{"command": "true", "env": {"A": "1", "A": "2"}}'),
+        (f"/sandboxes/{sandbox}/run-code", b'{"language": "bash", "code": "true", "env": {"A": "1", "A": "2"}}'),
+        ("/sandboxes", b'{"env": {"A": "1", "A": "2"}}'),
+        ("/sandboxes", b'{"metadata": {"A": "1", "A": "2"}}'),
+        ("/sessions", b'{"env": {"A": "1", "A": "2"}}'),
+    ):
+        answer = api("POST", path, content=body, headers={"Content-Type": "application/json"})
+        assert "duplicate" in refused(answer, 400, "invalid_request")
+    for path, ask in ((at, {"command": "true"}), ("/sandboxes", {}), ("/sessions", {})):
+        answer = api("POST", path, json=ask, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "b")])
+        assert "twice" in refused(answer, 400, "invalid_request")
+
+
 def test_a_body_of_another_type_is_refused(home: tuple[Api, str]) -> None:
     api, sandbox = home
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/xml"):
@@ -171,6 +190,30 @@ def test_an_id_that_is_not_ours_is_not_found_whatever_it_looks_like(api: Api, sa
         answer = api.http.request(method, f"{api.server.url}/api/v1/sandboxes/{sandbox}{path}")
         assert answer.status_code == 404, (method, path, answer.text)
         assert answer.json()["error"]["code"] in ("sandbox_not_found", "not_found")
+
+
+def test_paths_of_any_length_stay_neither_in_memory_nor_in_the_log() -> None:
+    server = Server(POOL_MIN_SIZE="0")
+    try:
+        api = server.api("ann")
+
+        def ask(number: int) -> None:
+            long = f"{number:06}" + "x" * 60_000
+            calls = (("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"))
+            for method, path in calls:
+                refused(api(method, f"/sessions/{long}{path}"), 404, "session_not_found")
+            refused(api("GET", f"/{long}"), 404, "not_found")
+
+        for number in range(10):
+            ask(number)
+        before = server.rss()
+        for number in range(10, 510):
+            ask(number)
+        assert server.rss() - before < 10 << 20
+        assert max(map(len, Path(server.log).read_text().splitlines())) < 1000
+        api.close()
+    finally:
+        server.stop()
 
 
 def test_an_exec_id_that_does_not_exist_is_not_found(home: tuple[Api, str]) -> None:
@@ -264,8 +307,13 @@ def test_numbers_in_queries_are_checked(home: tuple[Api, str]) -> None:
     api, sandbox = home
     for query in ("limit=0", "limit=-1", "limit=x", "limit=99999999999999999999", "cursor=garbage", "state=odd"):
         refused(api("GET", f"/sandboxes?{query}"), 400, "invalid_request")
-    for query in ("offset=-1", "offset=x", "length=-1"):
+    for query in ("offset=-1", "offset=x", f"offset={1 << 64}", "length=-1"):
         refused(api("GET", f"/sandboxes/{sandbox}/files?path=/etc/passwd&{query}"), 400, "invalid_request")
+    api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/short", content=b"x")
+    for offset in (1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
+        for path in ("/etc/passwd", "/workspace/short"):
+            answer = api("GET", f"/sandboxes/{sandbox}/files?path={path}&offset={offset}")
+            assert (answer.status_code, answer.content) == (200, b""), offset
     for query in ("mode=999", "mode=rwx", "mode=77777"):
         answer = api("PUT", f"/sandboxes/{sandbox}/files?path=/workspace/m&{query}", content=b"")
         refused(answer, 400, "invalid_request")

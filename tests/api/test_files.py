@@ -97,6 +97,8 @@ def test_errors_name_what_is_wrong_with_a_path(home: tuple[Api, str]) -> None:
     refused(api("POST", f"/sandboxes/{sandbox}/files/mkdir", json={"path": "/workspace/e/f"}), 409, "file_exists")
     refused(api("PUT", at(sandbox, path="/usr/bin/evil"), content=b"x"), 403, "permission_denied")
     refused(api("DELETE", at(sandbox, path="/usr/bin/python3")), 403, "permission_denied")
+    inside = api("POST", f"/sandboxes/{sandbox}/files/move", json={"from": "/workspace/e", "to": "/workspace/e/f2"})
+    assert "inside" in refused(inside, 400, "invalid_path") and "inside" in inside.json()["error"]["hint"]
     api.run(sandbox, "mkfifo /workspace/e/pipe")
     refused(api("GET", at(sandbox, path="/workspace/e/pipe")), 409, "not_regular")
     refused(api("GET", at(sandbox, path="/dev/zero")), 409, "not_regular")
@@ -104,6 +106,18 @@ def test_errors_name_what_is_wrong_with_a_path(home: tuple[Api, str]) -> None:
     assert api("GET", at(sandbox, path="/workspace/e/loop")).status_code in (400, 409, 422)
     api.run(sandbox, "mkdir /workspace/e/shut; chmod 0 /workspace/e/shut")
     refused(api("PUT", at(sandbox, path="/workspace/e/shut/x"), content=b"x"), 403, "permission_denied")
+
+
+def test_a_user_that_is_not_there_is_named_as_for_a_command(home: tuple[Api, str]) -> None:
+    api, sandbox = home
+    for method, path, options in (
+        ("GET", at(sandbox, path="/etc/passwd", user="nosuch"), {}),
+        ("GET", at(sandbox, "/list", path="/tmp", user="nosuch"), {}),
+        ("PUT", at(sandbox, path="/tmp/nosuch", user="nosuch"), {"content": b"x"}),
+        ("POST", f"/sandboxes/{sandbox}/files/mkdir", {"json": {"path": "/tmp/nosuch", "user": "nosuch"}}),
+        ("POST", f"/sandboxes/{sandbox}/execs", {"json": {"command": "true", "user": "nosuch"}}),
+    ):
+        assert "nosuch" in refused(api(method, path, **options), 422, "bad_user")
 
 
 @pytest.fixture

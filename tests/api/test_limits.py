@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from harness import Api, refused
 
@@ -37,6 +40,26 @@ def test_sandboxes_share_a_busy_cpu_by_their_weights(api: Api) -> None:
     assert changed.json()["resources"]["cpu_weight"] == 400
     a, b = shares(api, [light, heavy], 4)
     assert 0.7 < b / a < 1.4
+
+
+@pytest.mark.parametrize("kind", ["process", "local"])
+def test_changes_of_limits_at_the_same_time_are_all_kept(api: Api, kind: str) -> None:
+    sandbox = api.create(sandbox={"kind": kind})
+
+    def change(field: str, value: int) -> int:
+        answer = api("PATCH", f"/sandboxes/{sandbox}", json={"resources": {field: value}})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["resources"][field])
+
+    with ThreadPoolExecutor(3) as pool:
+        for turn in range(40):
+            # One that sleeps has no process; its limits are in a file.
+            if turn == 20:
+                api.run(sandbox, "true")
+            wanted = {"memory": (200 + turn) << 20, "pids": 100 + turn, "cpu_weight": 100 + turn}
+            assert list(pool.map(change, wanted, wanted.values())) == list(wanted.values())
+            has = api("GET", f"/sandboxes/{sandbox}").json()["resources"]
+            assert {field: has[field] for field in wanted} == wanted
 
 
 def seconds_to_write(api: Api, sandbox: str, megabytes: int, flags: str = "conv=fsync") -> float:
@@ -117,6 +140,25 @@ def test_disk_speed_without_a_disk_is_refused_and_so_is_what_no_host_has(api: Ap
     many = {"resources": {"pids": 4_194_304}}
     for answer in (api("POST", "/sandboxes", json=many), api("PATCH", f"/sandboxes/{sandbox}", json=many)):
         assert "kernel.pid_max" in refused(answer, 501, "unsupported")
+
+
+def test_of_a_change_that_is_refused_no_part_is_kept(api: Api) -> None:
+    if not TOP.exists():
+        pytest.skip("control groups of version 2 make room by killing; they refuse no limit")
+
+    def speeds() -> set[str]:
+        return {f"{file} {file.read_text()}" for file in TOP.rglob("blkio.throttle.write_bps_device")}
+
+    resources = {"memory": "256Mi", "disk": "64Mi", "io": {"write_bps": "1Mi"}}
+    sandbox = api.create(storage="disk", resources=resources)
+    held = "held = b'x' * (100 << 20)\nprint('ho' + 'lds', flush=True)\ninput()"
+    api.until_said(sandbox, api.start(sandbox, ["python3", "-c", held], stdin=True), "holds")
+    before = speeds()
+    less = {"memory": "48Mi", "io": {"write_bps": "2Mi"}}
+    refused(api("PATCH", f"/sandboxes/{sandbox}", json={"resources": less}), 409, "sandbox_limit")
+    assert speeds() == before
+    has = api("GET", f"/sandboxes/{sandbox}").json()["resources"]
+    assert (has["memory"], has["io"]["write_bps"]) == (256 << 20, 1 << 20)
 
 
 def test_what_a_template_is_said_to_run_it_runs(api: Api) -> None:

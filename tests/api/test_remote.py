@@ -131,6 +131,8 @@ def test_files_of_every_route_and_hostile_paths(ann: Api) -> None:
         ("POST", "/execs", b'{"command":"true","shell":1}'),
         ("POST", "/execs", b'{"command":["/nowhere"]}'),
         ("POST", "/execs", b'{"command":"true","cwd":"/nowhere"}'),
+        ("POST", "/execs", b'{"command":"true","env":{"A":"1","A":"2"}}'),
+        ("GET", "/files?path=/tmp&user=nosuch", None),
         ("PATCH", "", b'{"resources":{"pids":-1}}'),
     ]:
         headers = {"Content-Type": "application/json"} if method in ("POST", "PATCH") else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,36 @@ def test_a_stream_whose_sandbox_ends_says_how(api: Api) -> None:
 
 def socket_url(api: Api, sandbox: str, exec_id: str) -> str:
     return f"ws://127.0.0.1:{api.server.port}/api/v1/sandboxes/{sandbox}/execs/{exec_id}/ws"
+
+
+def test_a_signal_gets_past_input_that_a_command_does_not_take(home: tuple[Api, str]) -> None:
+    api, sandbox = home
+    deaf = "trap 'echo heard; exit 7' TERM; echo rea''dy; while :; do sleep 0.05; done"
+    exec_id = api.start(sandbox, ["sh", "-c", deaf], stdin=True)
+    api.until_said(sandbox, exec_id, "ready")
+    with connect(
+        socket_url(api, sandbox, exec_id), additional_headers={"Authorization": f"Bearer {api.token}"}, open_timeout=60
+    ) as link:
+        # More than a pipe holds.
+        for _ in range(400):
+            link.send(b"x" * 1024)
+        link.send('{"type":"signal","signal":"TERM"}')
+        said = list(link)
+    assert any(b"heard" in one for one in said if isinstance(one, bytes))
+    assert '"exit_code":7' in str(said[-1])
+
+
+def test_input_larger_than_may_wait_arrives_whole(home: tuple[Api, str]) -> None:
+    api, sandbox = home
+    exec_id = api.start(sandbox, "sleep 1; sha256sum", stdin=True)
+    url = f"ws{api.server.url.removeprefix('http')}/api/v1/sandboxes/{sandbox}/execs/{exec_id}/ws"
+    pieces = [bytes([i % 251]) * (1 + i * 97 % 40_000) for i in range(300)]
+    with connect(url, additional_headers={"Authorization": f"Bearer {api.token}"}, open_timeout=60) as link:
+        for piece in pieces:
+            link.send(piece)
+        link.send('{"type":"close_stdin"}')
+        said = b"".join(one for one in link if isinstance(one, bytes))
+    assert hashlib.sha256(b"".join(pieces)).hexdigest().encode() in said
 
 
 def test_a_browser_authenticates_by_a_subprotocol(home: tuple[Api, str]) -> None:

@@ -47,6 +47,25 @@ def test_without_a_good_credential_nothing_is_answered(server: Server, header: d
         assert "www-authenticate" in answer.headers
 
 
+@pytest.mark.parametrize("header", [{"X-API-Key": "csb_" + "0" * 64}, {"Authorization": "Bearer a.b.c"}, {}])
+def test_who_has_no_good_credential_may_not_try_without_end(header: dict[str, str]) -> None:
+    server = Server(CSB_RATE_PER_SECOND="1", CSB_RATE_BURST="5", POOL_MIN_SIZE="0")
+    try:
+        api = server.api("ann")
+        # Of this host, figures need no credential.
+        for path in ("/api/v1/sandboxes", "/metrics") if header else ("/api/v1/sandboxes",):
+            with httpx.Client(base_url=server.url, headers=header) as anybody:
+                answers = {answer.status_code: answer for answer in (anybody.get(path) for _ in range(60))}
+            assert set(answers) <= {401, 429}
+            refused(answers[429], 429, "rate_limited")
+            assert int(answers[429].headers["retry-after"]) >= 1
+        # Whoever has one is not held up.
+        assert api("GET", "/sandboxes").status_code == 200
+        api.close()
+    finally:
+        server.stop()
+
+
 def test_forged_tokens_are_refused(server: Server, api: Api) -> None:
     head, body, mac = api.token.split(".")
     tampered = {

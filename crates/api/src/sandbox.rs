@@ -366,10 +366,10 @@ pub struct SandboxRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageName>,
     /// Environment of every exec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Host name inside; default `sandbox`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use crate::Invalid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 use time::OffsetDateTime;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -220,6 +220,38 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 /// For a field that is an object or absent.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<T>, D::Error> {
     Ok(Option::<Object<T>>::deserialize(d)?.map(|o| o.0))
+}
+
+/// Names with their values, each once. Serde alone would keep the last of those with the same name.
+struct Distinct(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Distinct {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Distinct;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object whose values are texts")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Distinct, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((name, value)) = entries.next_entry::<String, String>()? {
+                    if map.contains_key(&name) {
+                        let shown: String = name.chars().take(64).collect();
+                        return Err(de::Error::custom(format_args!("duplicate name `{shown}`")));
+                    }
+                    map.insert(name, value);
+                }
+                Ok(Distinct(map))
+            }
+        }
+        d.deserialize_map(Visitor)
+    }
+}
+
+/// For a field that is absent or holds names with values.
+pub(crate) fn distinct<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    Ok(Option::<Distinct>::deserialize(d)?.map(|distinct| distinct.0))
 }
 
 #[cfg(test)]

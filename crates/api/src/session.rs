@@ -22,10 +22,10 @@ pub struct SessionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]
     pub resources: Option<ResourcesRequest>,
     /// Environment of every exec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Kind of isolation.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::object")]

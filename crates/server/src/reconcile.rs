@@ -194,6 +194,11 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
     }
     let Some(idle) = app.config.idle_timeout else { return Ok(()) };
     for (id, owned) in app.owners().all() {
+        if app.node.awaits(&id).is_some() {
+            // Nobody can use it.
+            owned.touch();
+            continue;
+        }
         if now - owned.used_ms() < idle.as_millis() as i64 {
             continue;
         }
@@ -208,11 +213,10 @@ async fn expire(app: &Arc<App>) -> Result<(), AppError> {
         }
         tracing::info!(sandbox = %id, "idle for too long");
         match &owned.session_id {
-            Some(session) => {
-                if let Some(row) = app.db.session(session).await? {
-                    spawn_close(app, row, "it was idle for too long");
-                }
-            }
+            Some(session) => match app.db.session(session).await? {
+                Some(row) => spawn_close(app, row, "it was idle for too long"),
+                None => spawn_release(app, sandbox),
+            },
             None => spawn_release(app, sandbox),
         }
     }

@@ -77,6 +77,10 @@ pub enum FileErrorCode {
     Gone,
     /// A workspace that outlives its sandbox would hold more than it may.
     QuotaExceeded,
+    /// There is no such user in the sandbox.
+    BadUser,
+    /// A directory was to be moved to a place inside it.
+    Inside,
 }
 
 /// A failed file operation.

@@ -61,7 +61,7 @@ fn become_helper(user: Option<&str>, socket: &OwnedFd, tenant: &Tenant) -> Resul
 /// Answers in the helper's stead when there is none.
 pub(crate) fn refuse(socket: &OwnedFd, failure: &Failure) {
     let code = match failure.step.as_str() {
-        "user" => FileErrorCode::Denied,
+        "user" => FileErrorCode::BadUser,
         _ => FileErrorCode::Interrupted,
     };
     let message = match failure.step.as_str() {
@@ -128,11 +128,15 @@ impl Link {
 
     fn read(&mut self, path: &Path, offset: u64, length: Option<u64>) -> Result<FileReply, FileError> {
         let mut file = open_regular(path)?;
-        if offset > 0 {
-            file.seek(SeekFrom::Start(offset)).map_err(|e| error("read", path, &e))?;
-        }
-        let entry = entry(path).map_err(|e| error("read", path, &e))?;
+        let fail = |e: io::Error| error("read", path, &e);
         let mut left = length.unwrap_or(u64::MAX);
+        if offset > file.metadata().map_err(fail)?.len() {
+            // The kernel refuses places that no file reaches.
+            left = 0;
+        } else {
+            file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+        }
+        let entry = entry(path).map_err(fail)?;
         let mut buffer = vec![0; CHUNK];
         let mut bytes = 0;
         while left > 0 {
@@ -356,6 +360,10 @@ fn make_dir(path: &Path) -> Result<FileReply, FileError> {
 fn rename(from: &Path, to: &Path) -> Result<FileReply, FileError> {
     match fs::rename(from, to) {
         Ok(()) => entry_reply(to),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            let message = format!("cannot move `{}`: `{}` is inside it", from.display(), to.display());
+            Err(FileError { code: FileErrorCode::Inside, message })
+        }
         Err(e) => Err(error("move", from, &e)),
     }
 }

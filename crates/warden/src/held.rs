@@ -191,17 +191,22 @@ impl Held {
 
     /// Changes what can be changed on a living sandbox: memory, CPU, processes, disk speed.
     pub(crate) fn set_limits(&mut self, wanted: Limits) -> io::Result<()> {
-        if wanted.io != self.jail.limits.io {
-            set_disk_speed(&self.group, self.disks, &wanted.io)?;
-            self.jail.limits.io = wanted.io;
-        }
-        if let Err(error) = self.group.set_limits(&limits(&wanted)) {
+        let speed = wanted.io != self.jail.limits.io;
+        if let Err(error) = self.apply_limits(&wanted, speed) {
             // All or nothing: what was set before the one that was refused is taken back, as far as the kernel lets us.
-            let _ = self.group.set_limits(&limits(&self.jail.limits));
-            return Err(kernel(error));
+            let _ = self.apply_limits(&self.jail.limits, speed);
+            return Err(error);
         }
         self.jail.limits = wanted;
         Ok(())
+    }
+
+    fn apply_limits(&self, wanted: &Limits, speed: bool) -> io::Result<()> {
+        if speed {
+            // Before memory, which version 2 of control groups makes room for by killing: that is not taken back.
+            set_disk_speed(&self.group, self.disks, &wanted.io)?;
+        }
+        self.group.set_limits(&limits(wanted)).map_err(kernel)
     }
 
     /// Counters of the cgroup and of the root file system.

@@ -8,9 +8,7 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,102 +214,6 @@ def test_a_cluster_that_is_away_is_named(cluster: Cluster) -> None:
         box = ann.create()
         assert ann.run(box, "echo x")["stdout"] == "x\n"
         ann.close()
-    finally:
-        server.stop()
-
-
-class Way:
-    """A way to a cluster that can be taken away and comes back."""
-
-    def __init__(self, url: str) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self.there = (host, int(port))
-        self.listener: socket.socket | None = None
-        self.open: list[socket.socket] = []
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-
-    def up(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self.serve, args=(self.listener,), daemon=True).start()
-
-    def serve(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(self.there)
-            self.open += [near, far]
-            for ends in ((near, far), (far, near)):
-                threading.Thread(target=self.carry, args=ends, daemon=True).start()
-
-    @staticmethod
-    def carry(near: socket.socket, far: socket.socket) -> None:
-        try:
-            while data := near.recv(65536):
-                far.sendall(data)
-        except OSError:
-            pass
-        for end in (near, far):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def down(self) -> None:
-        assert self.listener is not None
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for end in self.open:
-            end.close()
-        self.open.clear()
-
-
-def test_a_cluster_that_is_away_when_the_server_starts_costs_no_sandbox(cluster: Cluster) -> None:
-    way = Way(cluster.url)
-    way.up()
-    config = Path(cluster.dir) / "way.yaml"
-    config.write_text(Path(cluster.kubeconfig).read_text().replace(cluster.url, f"http://127.0.0.1:{way.port}"))
-    server = Server(**{**cluster.settings(), "KUBECONFIG": str(config)})
-    try:
-        ann, bob = server.api("ann"), server.api("bob")
-        box, doomed = ann.create(**ask()), ann.create(**ask())
-        reader = ann.start(box, "echo begun; read line; echo got $line; seq 3", stdin=True)
-        ann.until_said(box, reader, "begun")
-        server.kill()
-        way.down()
-        server.start()
-        listed = {one["sandbox_id"]: one for one in ann("GET", "/sandboxes").json()["items"]}
-        assert listed[box]["state"] == "running" and listed[box]["kind"] == "k8s" and doomed in listed
-        assert bob("GET", "/sandboxes").json()["items"] == []
-        for method, path in [("GET", ""), ("GET", "/stats"), ("POST", "/execs"), ("DELETE", "")]:
-            answer = ann(
-                method, f"/sandboxes/{box}{path}", **({"json": {"command": "true"}} if path == "/execs" else {})
-            )
-            assert box in refused(answer, 503, "backend_unavailable")
-            assert "there again" in answer.json()["error"]["hint"]
-        refused(bob("GET", f"/sandboxes/{box}"), 404, "sandbox_not_found")
-        # Other kinds are there, and the comparisons of meanwhile cost nothing.
-        assert ann.run(ann.create(), "echo x")["stdout"] == "x\n"
-        # One ends while nobody can be asked.
-        gone_there = f"/api/v1/namespaces/default/pods/csb-{doomed}"
-        assert cluster.http.delete(gone_there, params={"gracePeriodSeconds": 0}).status_code == 200
-        time.sleep(2)
-        assert ann("GET", f"/sandboxes/{box}").status_code == 503
-        way.up()
-        deadline = time.monotonic() + 60
-        while ann("GET", f"/sandboxes/{box}").status_code != 200:
-            assert time.monotonic() < deadline, server.said()
-            time.sleep(0.1)
-        gone(ann, doomed)
-        assert ann("POST", f"/sandboxes/{box}/execs/{reader}/stdin", content=b"it\n").status_code == 204
-        done = ann("GET", f"/sandboxes/{box}/execs/{reader}/result?wait=30").json()
-        assert (done["stdout"], done["exit_code"]) == ("begun\ngot it\n1\n2\n3\n", 0)
-        for one in ann("GET", "/sandboxes").json()["items"]:
-            assert ann("DELETE", f"/sandboxes/{one['sandbox_id']}").status_code == 204
-        no_pods(cluster)
-        ann.close()
-        bob.close()
     finally:
         server.stop()
 

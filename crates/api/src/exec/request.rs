@@ -16,7 +16,7 @@ pub struct ExecRequest {
     /// What to run.
     pub command: CommandRequest,
     /// Environment on top of the sandbox's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Directory to start in; default `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ pub struct RunCodeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Seconds>,
     /// Environment on top of the sandbox's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Directory to start in; default `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,7 +129,7 @@ pub struct ExecuteRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Seconds>,
     /// Environment on top of the sandbox's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Directory to start in; default `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,7 +174,7 @@ pub struct SessionExecuteRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Seconds>,
     /// Environment on top of the session's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::scalar::distinct")]
     pub env: Option<BTreeMap<String, String>>,
     /// Stdin; default empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -184,7 +184,8 @@ impl From<FileError> for AppError {
             FileErrorCode::NotDirectory => ErrorCode::NotDirectory,
             FileErrorCode::NotEmpty => ErrorCode::NotEmpty,
             FileErrorCode::DiskFull => ErrorCode::DiskFull,
-            FileErrorCode::BadPath | FileErrorCode::LinkLoop => ErrorCode::InvalidPath,
+            FileErrorCode::BadPath | FileErrorCode::LinkLoop | FileErrorCode::Inside => ErrorCode::InvalidPath,
+            FileErrorCode::BadUser => ErrorCode::BadUser,
             FileErrorCode::NotRegular => ErrorCode::NotRegular,
             FileErrorCode::BadArchive => ErrorCode::InvalidArchive,
             FileErrorCode::Interrupted => ErrorCode::FileInterrupted,
@@ -194,8 +195,10 @@ impl From<FileError> for AppError {
             FileErrorCode::QuotaExceeded => ErrorCode::QuotaExceeded,
         };
         let answer = Self::new(code, error.message);
-        match code {
-            ErrorCode::QuotaExceeded => answer.hint("remove files, or ask for more `resources.disk`"),
+        match error.code {
+            FileErrorCode::QuotaExceeded => answer.hint("remove files, or ask for more `resources.disk`"),
+            FileErrorCode::Inside => answer.hint("name a place that is not inside what is moved"),
+            FileErrorCode::LinkLoop => answer.hint("name the file itself: the links on the way lead to each other"),
             _ => answer,
         }
     }

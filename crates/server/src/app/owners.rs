@@ -20,6 +20,8 @@ pub struct Owned {
     pub session_id: Option<String>,
     /// When it is to be released.
     pub expires_ms: Option<i64>,
+    /// Held while its limits change: a change starts from what the one before it has left.
+    pub(super) limits: tokio::sync::Mutex<()>,
     /// When it was last asked for anything.
     used_ms: AtomicI64,
 }
@@ -27,7 +29,8 @@ pub struct Owned {
 impl Owned {
     /// Used now.
     pub fn new(user_id: Arc<str>, session_id: Option<String>, expires_ms: Option<i64>) -> Self {
-        Self { user_id, session_id, expires_ms, used_ms: AtomicI64::new(crate::db::now_ms()) }
+        let used_ms = AtomicI64::new(crate::db::now_ms());
+        Self { user_id, session_id, expires_ms, limits: tokio::sync::Mutex::default(), used_ms }
     }
 
     /// Records a use.

@@ -169,8 +169,8 @@ impl App {
         let parsed: SandboxId = id.parse().map_err(|_| AppError::no_sandbox(id))?;
         let owned = self.owners.get(&parsed).filter(|o| who.may_see(&o.user_id));
         let owned = owned.ok_or_else(|| self.no_sandbox(who, &parsed))?;
-        let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         owned.touch();
+        let sandbox = self.node.find(&parsed).ok_or_else(|| self.not_here(&parsed))?;
         Ok(Mine { sandbox, owned })
     }
 
@@ -185,10 +185,11 @@ impl App {
     /// Why a sandbox is not found that somebody owns.
     pub(super) fn not_here(&self, id: &SandboxId) -> AppError {
         let Some((kind, why)) = self.node.awaits(id) else { return AppError::no_sandbox(id.as_str()) };
-        let message = format!("sandbox `{id}` is not reached: kind `{}` does not answer ({why})", kind.name());
+        let message = format!("sandbox `{id}` is not reached: kind `{}` does not answer", kind.name());
         let error = AppError::new(ErrorCode::BackendUnavailable, message)
             .hint("nothing of it is lost: it goes on, and is there again once its kind answers");
-        AppError { retry_after: Some(Duration::from_secs(5)), ..error }
+        // Where it would be is the operator's.
+        AppError { retry_after: Some(Duration::from_secs(5)), detail: Some(why), ..error }
     }
 
     /// With the configured template where none was asked for.
@@ -321,9 +322,11 @@ impl App {
         if request.resources.pids.is_some() {
             mine.able(Capability::PidsLimit)?;
         }
-        let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
-        self.node.check_limits(&limits)?;
+        let app = self.clone();
         self.finish(async move {
+            let _alone = mine.owned.limits.lock().await;
+            let limits = request.resources.over(&mine.sandbox.meta()?.spec.limits)?;
+            app.node.check_limits(&limits)?;
             mine.sandbox.set_limits(limits).await?;
             mine.view()
         })
@@ -386,8 +389,14 @@ impl App {
                 () = app.stopping.cancelled() => return,
                 () = app.node.arrival(&id) => {}
             }
+            if let Some(owned) = app.owners.get(&id) {
+                owned.touch();
+            }
             match app.node.find(&id) {
-                Some(sandbox) => app.watch(sandbox),
+                Some(sandbox) => {
+                    app.watch(sandbox.clone());
+                    app.end_if_wanted(sandbox).await;
+                }
                 // If this fails, reconciliation records it.
                 None => {
                     if let Err(error) = app.ended(&id).await {
@@ -396,6 +405,20 @@ impl App {
                 }
             }
         });
+    }
+
+    /// Ends one that was to end while it was not here.
+    async fn end_if_wanted(self: &Arc<Self>, sandbox: Sandbox) {
+        let ended = async {
+            match self.db.sandbox(sandbox.id().as_str()).await? {
+                Some(row) if row.state == SandboxState::Releasing.as_str() => self.release(sandbox.clone()).await,
+                _ => Ok(()),
+            }
+        };
+        if let Err(error) = ended.await {
+            // Reconciliation does.
+            tracing::warn!(sandbox = %sandbox.id(), %error, "a release will be tried again");
+        }
     }
 
     /// Live sandboxes and their owners.

@@ -48,6 +48,10 @@ pub fn session_view(row: &SessionRow) -> Result<SessionView, AppError> {
     })
 }
 
+fn bound_id(row: &SessionRow) -> Option<SandboxId> {
+    row.sandbox_id.as_ref()?.parse().ok()
+}
+
 /// A session that begins now.
 pub(super) fn new_session(
     id: String,
@@ -152,13 +156,13 @@ impl App {
 
     /// Freezes a session's sandbox.
     pub async fn pause_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
-        let _lock = self.lock_session(id).await;
+        let _lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         if let Some(far) = self.remotes.known.session(id) {
             self.set_far_session(&MineFarSession { row, far }, "pause", SessionState::Paused).await?;
             return session_view(&self.session(who, id).await?);
         }
-        if let Some(mine) = self.bound(&row) {
+        if let Some(mine) = self.bound(&row)? {
             self.pause(mine).await?;
         }
         self.db.set_session_state(id, SessionState::Paused).await?;
@@ -167,7 +171,7 @@ impl App {
 
     /// Thaws a session's sandbox; a new one where the old one is gone.
     pub async fn resume_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<SessionView, AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         let app = self.clone();
         let who = who.clone();
@@ -188,7 +192,7 @@ impl App {
 
     /// Ends a session and its sandbox.
     pub async fn delete_session(self: &Arc<Self>, who: &Identity, id: &str) -> Result<(), AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.session(who, id).await?;
         let app = self.clone();
         self.finish(async move {
@@ -196,8 +200,8 @@ impl App {
             app.db.set_session_state(&row.id, SessionState::Closed).await?;
             if let Some(far) = app.remotes.known.session(&row.id) {
                 app.end_far_session(&row, &far).await?;
-            } else if let Some(mine) = app.bound(&row) {
-                app.release(mine.sandbox).await?;
+            } else {
+                app.end_bound(&row).await?;
             }
             app.db.remove_session(&row.id).await?;
             app.forget_lock(&row.id);
@@ -214,8 +218,8 @@ impl App {
         self.db.close_session(&row.id, note).await?;
         if let Some(far) = self.remotes.known.session(&row.id) {
             self.end_far_session(&row, &far).await?;
-        } else if let Some(mine) = self.bound(&row) {
-            self.release(mine.sandbox).await?;
+        } else {
+            self.end_bound(&row).await?;
         }
         self.forget_lock(&row.id);
         Ok(())
@@ -236,7 +240,7 @@ impl App {
             Start::Now(run) => Ok(run),
             Start::Before(exec_id) => {
                 let row = self.session(who, id).await?;
-                let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(&exec_id))?;
+                let mine = self.bound(&row)?.ok_or_else(|| AppError::no_exec(&exec_id))?;
                 let exec = self.find_exec(&mine, &exec_id).await?;
                 Ok(self.again(mine.handle().await?, exec))
             }
@@ -251,7 +255,7 @@ impl App {
         run: RunCodeRequest,
         event: Option<Value>,
     ) -> Result<CodeRun, AppError> {
-        let lock = self.lock_session(id).await;
+        let lock = self.lock_of(who, id).await?;
         let row = self.open_session(who, id).await?;
         if row.state == SessionState::Paused {
             let message = format!("session `{id}` is paused");
@@ -282,7 +286,7 @@ impl App {
         wait: Duration,
     ) -> Result<ExecResultView, AppError> {
         let row = self.session(who, id).await?;
-        let mine = self.bound(&row).ok_or_else(|| AppError::no_exec(exec_id))?;
+        let mine = self.bound(&row)?.ok_or_else(|| AppError::no_exec(exec_id))?;
         let exec = self.find_exec(&mine, exec_id).await?;
         let mut view = self.exec_result(&exec, wait).await?;
         let kept = self.kept_result(&mine.handle().await?, &exec).await?;
@@ -299,30 +303,36 @@ impl App {
         Ok(row)
     }
 
-    /// The sandbox bound to a session, if it lives.
-    fn bound(&self, row: &SessionRow) -> Option<Mine> {
-        let id: SandboxId = row.sandbox_id.as_ref()?.parse().ok()?;
-        let mine = Mine { sandbox: self.node.find(&id)?, owned: self.owners.get(&id)? };
-        if matches!(mine.sandbox.phase(), Phase::Releasing | Phase::Gone) {
-            return None;
+    /// The sandbox bound to a session, if it lives. An error where nobody can tell, because its kind does not answer.
+    fn bound(&self, row: &SessionRow) -> Result<Option<Mine>, AppError> {
+        let Some(id) = bound_id(row) else { return Ok(None) };
+        let Some(owned) = self.owners.get(&id) else { return Ok(None) };
+        owned.touch();
+        // Asked first: it is found from the moment on at which it is not awaited.
+        if self.node.awaits(&id).is_some() {
+            return Err(self.not_here(&id));
         }
-        mine.owned.touch();
-        Some(mine)
+        let sandbox = self.node.find(&id).filter(|s| !matches!(s.phase(), Phase::Releasing | Phase::Gone));
+        Ok(sandbox.map(|sandbox| Mine { sandbox, owned }))
+    }
+
+    /// Ends the sandbox bound to a session that ends. One that is not here is ended once its kind answers.
+    async fn end_bound(self: &Arc<Self>, row: &SessionRow) -> Result<(), AppError> {
+        match (self.bound(row), bound_id(row)) {
+            (Ok(Some(mine)), _) => self.release(mine.sandbox).await,
+            (Err(_), Some(id)) => Ok(self.db.set_sandbox_state(id.as_str(), SandboxState::Releasing).await?),
+            _ => Ok(()),
+        }
     }
 
     /// A running sandbox for a session: the bound one, thawed if need be, or a new one. Its lock is held.
     async fn bind(self: &Arc<Self>, row: &SessionRow) -> Result<(Mine, Option<String>), AppError> {
-        if let Some(mine) = self.bound(row) {
+        if let Some(mine) = self.bound(row)? {
             if mine.sandbox.phase() == Phase::Paused {
                 mine.sandbox.resume().await?;
                 self.db.set_sandbox_state(mine.sandbox.id().as_str(), SandboxState::Running).await?;
             }
             return Ok((mine, None));
-        }
-        if let Some(id) = row.sandbox_id.as_ref().and_then(|id| id.parse().ok())
-            && self.node.awaits(&id).is_some()
-        {
-            return Err(self.not_here(&id));
         }
         let spec = self.with_template(row.request.to_spec(Kind::default())?);
         let lost = match spec.kind {
@@ -343,11 +353,17 @@ impl App {
         Ok((mine, Some(lost.into())))
     }
 
+    /// The lock of one of the caller's sessions. What is none has no lock: anybody can think of ids.
+    async fn lock_of(&self, who: &Identity, id: &str) -> Result<tokio::sync::OwnedMutexGuard<()>, AppError> {
+        let row = self.session(who, id).await?;
+        Ok(self.lock_session(&row.id).await)
+    }
+
     pub(super) async fn lock_session(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.session_locks.lock().unwrap_or_else(PoisonError::into_inner);
             if locks.len() > 10_000 {
-                // Ids that nobody holds: unknown ones asked for, and idle ones.
+                // Those of sessions that nobody uses now.
                 locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             }
             locks.entry(id.to_owned()).or_default().clone()

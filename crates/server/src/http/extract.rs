@@ -8,7 +8,7 @@ use crate::{
 use axum::{
     body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
 use csb_api::{ErrorCode, Invalid};
@@ -121,9 +121,18 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<App>> for Json<T> {
     }
 }
 
+/// The one idempotency key of a request. Of two, nobody could say which one counts.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Invalid> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    match (keys.next(), keys.next()) {
+        (key, None) => Ok(key),
+        _ => Err(Invalid::new("Idempotency-Key is there twice")),
+    }
+}
+
 /// The idempotency key of a request, and what tells the request from others.
 fn idem(parts: &Parts, body: &[u8]) -> Result<Option<Idem>, Failure> {
-    let Some(key) = parts.headers.get("idempotency-key") else { return Ok(None) };
+    let Some(key) = idempotency_key(&parts.headers)? else { return Ok(None) };
     let key = key.to_str().map_err(|_| Invalid::new("Idempotency-Key is not visible ASCII"))?;
     let mut hash = Sha256::new();
     for part in [parts.method.as_str().as_bytes(), parts.uri.path().as_bytes(), body] {

@@ -10,7 +10,7 @@ mod rewrite;
 mod socket;
 
 use super::{
-    extract::{json_bytes, upload},
+    extract::{idempotency_key, json_bytes, upload},
     respond::{Answer, InFlight, RequestId},
 };
 use crate::{
@@ -195,10 +195,7 @@ impl Forward {
         let bytes = json_bytes(&parts.headers, body, &self.app).await?;
         let mut headers = asked(&parts.headers);
         headers.remove(header::CONTENT_LENGTH);
-        let given = match parts.headers.get(IDEMPOTENCY_KEY) {
-            None => None,
-            Some(key) => Some(checked_key(key)?),
-        };
+        let given = idempotency_key(&parts.headers)?.map(checked_key).transpose()?;
         if let Some(who) = who {
             self.keyed(&mut headers, given, &who);
         }

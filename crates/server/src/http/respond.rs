@@ -28,6 +28,8 @@ use std::{
 use tracing::Instrument as _;
 
 const REQUEST_ID: &str = "x-request-id";
+/// Characters of a path that are logged: more than any route of ours has with the ids that we give.
+const LOGGED: usize = 256;
 
 /// A failed request on its way out. `surround` gives it its body, which names the request.
 #[derive(Debug, Clone)]
@@ -87,7 +89,7 @@ pub async fn surround(State(app): State<Arc<App>>, mut request: Request, next: N
     let start = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
-    let path = request.uri().path().to_owned();
+    let path: String = request.uri().path().chars().take(LOGGED).collect();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", |m| m.as_str()).to_owned();
     request.extensions_mut().insert(RequestId(id.clone()));
     let request = request.map(|body| Body::new(Drained { body: Some(body) }));
@@ -177,15 +179,23 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Failu
     }
 }
 
-/// The caller of a request, if it says who it is.
-pub async fn caller(app: &App, headers: &HeaderMap) -> Result<Option<Identity>, Failure> {
+/// The caller of a request, if it says who it is. One that says it wrongly may try as often as one that says nothing.
+pub async fn caller(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Result<Option<Identity>, Failure> {
     let (token, key) = (text(headers, "authorization")?, text(headers, "x-api-key")?);
-    if token.is_some() || key.is_some() {
-        return Ok(Some(app.auth.authenticate(token, key).await?));
+    let offered = super::ws::offered_token(headers);
+    let token = match key {
+        None => token.or(offered.as_deref()),
+        Some(_) => token,
+    };
+    if token.is_none() && key.is_none() {
+        return Ok(None);
     }
-    match super::ws::offered_token(headers) {
-        Some(token) => Ok(Some(app.auth.authenticate(Some(&token), None).await?)),
-        None => Ok(None),
+    match app.auth.authenticate(token, key).await {
+        Ok(who) => Ok(Some(who)),
+        Err(error) => {
+            limit_peer(app, extensions)?;
+            Err(error.into())
+        }
     }
 }
 
@@ -195,7 +205,7 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<axum::response::Response, Failure> {
-    let Some(who) = caller(&app, request.headers()).await? else {
+    let Some(who) = caller(&app, request.extensions(), request.headers()).await? else {
         limit_peer(&app, request.extensions())?;
         return Err(AppError::new(ErrorCode::Unauthorized, "no credential was sent").into());
     };
@@ -212,7 +222,7 @@ pub async fn authenticate(
 #[derive(Debug, Clone)]
 pub struct InFlight(#[expect(dead_code, reason = "held for its drop")] Arc<crate::app::Slot>);
 
-/// Limits requests without a credential by the address they come from.
+/// Limits requests without a good credential by the address they come from.
 pub fn limit_peer(app: &App, extensions: &Extensions) -> Result<(), Failure> {
     if let Some(peer) = extensions.get::<Peer>() {
         app.limiter.admit(&format!("address {}", peer.remote.ip()).into())?;
@@ -228,7 +238,7 @@ pub fn is_local(extensions: &Extensions, headers: &HeaderMap) -> bool {
 
 /// Whether figures may be shown: to this host, and to admins.
 pub async fn may_see_figures(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Result<(), Failure> {
-    match caller(app, headers).await? {
+    match caller(app, extensions, headers).await? {
         Some(who) if who.role == Role::Admin => Ok(()),
         Some(_) => Err(AppError::new(ErrorCode::RoleDenied, "figures are for admins").into()),
         None if is_local(extensions, headers) => Ok(()),

@@ -13,7 +13,7 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// The subprotocol that is spoken.
@@ -37,16 +37,30 @@ const SILENCE: Duration = Duration::from_secs(70);
 /// A peer that does not say goodbye within this is left.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// With so much stdin that the command has not taken, no more is read of a client.
+const MOST_WAITING: usize = 1 << 20;
+/// What an input takes beside its bytes, about.
+const INPUT: usize = 64;
+
 enum Input {
     Bytes(Bytes),
     Close,
+}
+
+impl Input {
+    fn weight(&self) -> usize {
+        match self {
+            Input::Bytes(bytes) => INPUT + bytes.len(),
+            Input::Close => INPUT,
+        }
+    }
 }
 
 /// Serves one socket until the exec ends, the client hangs up or the server stops.
 pub async fn attach(socket: WebSocket, app: Arc<App>, exec: Exec, from: u64, id: RequestId, held: Option<InFlight>) {
     let (mut sink, mut source) = socket.split();
     let (replies, mut pending) = mpsc::channel::<WsServer>(16);
-    let (stdin, feeds) = mpsc::channel::<Input>(16);
+    let (stdin, feeds) = mpsc::channel::<Input>(1);
     let writer = tokio::spawn(feed(exec.clone(), feeds, replies.clone(), id.clone()));
     let output = async {
         send(&mut sink, &WsServer::Start(exec_view(&exec))).await?;
@@ -109,7 +123,28 @@ async fn send(sink: &mut SplitSink<WebSocket, Message>, frame: &WsServer) -> Res
     sink.send(Message::Text(text.into())).await
 }
 
-/// Reads the client until it hangs up. A full stdin queue stops the reading, and so the client.
+/// Stdin that the command has not taken yet, in the order in which it came.
+#[derive(Default)]
+struct Waiting {
+    inputs: VecDeque<Input>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn push(&mut self, input: Input) {
+        self.bytes += input.weight();
+        self.inputs.push_back(input);
+    }
+
+    fn pop(&mut self) -> Option<Input> {
+        let input = self.inputs.pop_front()?;
+        self.bytes -= input.weight();
+        Some(input)
+    }
+}
+
+/// Reads the client until it hangs up. While stdin waits for the command, signals and sizes get past it; too much of it stops
+/// the reading, and so the client.
 async fn read(
     source: &mut SplitStream<WebSocket>,
     exec: &Exec,
@@ -117,24 +152,46 @@ async fn read(
     replies: mpsc::Sender<WsServer>,
     id: &RequestId,
 ) {
+    let mut waiting = Waiting::default();
     loop {
-        let Ok(Some(Ok(message))) = tokio::time::timeout(SILENCE, source.next()).await else { return };
+        let message = tokio::select! {
+            biased;
+            Ok(room) = stdin.reserve(), if !waiting.inputs.is_empty() => {
+                if let Some(input) = waiting.pop() {
+                    room.send(input);
+                }
+                continue;
+            }
+            message = tokio::time::timeout(SILENCE, source.next()), if waiting.bytes < MOST_WAITING => message,
+            else => return,
+        };
+        let Ok(Some(Ok(message))) = message else { break };
         let done = match message {
-            Message::Binary(bytes) => stdin.send(Input::Bytes(bytes)).await.map_err(|_| None),
+            Message::Binary(bytes) => {
+                waiting.push(Input::Bytes(bytes));
+                Ok(())
+            }
             Message::Text(text) => match serde_json::from_str::<WsClient>(&text) {
-                Ok(WsClient::CloseStdin) => stdin.send(Input::Close).await.map_err(|_| None),
-                Ok(request) => control(exec, request).await.map_err(Some),
-                Err(error) => Err(Some(Invalid::new(format!("frame: {error}")).into())),
+                Ok(WsClient::CloseStdin) => {
+                    waiting.push(Input::Close);
+                    Ok(())
+                }
+                Ok(request) => control(exec, request).await,
+                Err(error) => Err(Invalid::new(format!("frame: {error}")).into()),
             },
-            Message::Close(_) => return,
+            Message::Close(_) => break,
             Message::Ping(_) | Message::Pong(_) => Ok(()),
         };
-        if let Err(Some(error)) = done
+        if let Err(error) = done
             && replies.send(WsServer::Error(detail(&error, &id.0))).await.is_err()
         {
             return;
         }
     }
+    // What it sent before it hung up is the command's.
+    while let Some(input) = waiting.pop()
+        && stdin.send(input).await.is_ok()
+    {}
 }
 
 async fn control(exec: &Exec, request: WsClient) -> Result<(), AppError> {

@@ -30,7 +30,7 @@ pub async fn token(State(app): State<Arc<App>>, request: Request) -> Answer<Json
     // A token makes no other token: a stolen one would live for ever.
     let by_token =
         request.headers().contains_key(header::AUTHORIZATION) && !request.headers().contains_key("x-api-key");
-    let who = if by_token { None } else { caller(&app, request.headers()).await? };
+    let who = if by_token { None } else { caller(&app, request.extensions(), request.headers()).await? };
     let body = MaybeJson::<TokenRequest>::from_request(request, &app).await?;
     if who.is_none() && !(app.config.dev && local) {
         let message = match app.config.dev {
