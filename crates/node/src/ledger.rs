@@ -198,13 +198,16 @@ impl Ledger {
         }
     }
 
-    /// One entry; `NotFound` also of one that is taken out meanwhile, whose file may be another's by now.
+    /// One entry. Where it is taken out meanwhile, its file is emptied and may be another's: looked at again, it is there or not.
     pub(crate) fn entry(&self, id: &SandboxId) -> io::Result<SandboxV1> {
         let path = self.path(id);
-        match read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::Other && !path.exists() => Err(io::ErrorKind::NotFound.into()),
-            read => read,
+        for _ in 0..3 {
+            match read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::Other => {}
+                found => return found,
+            }
         }
+        read(&path)
     }
 
     /// All readable entries, one after another. Unreadable ones are reported and left for somebody to look at.
