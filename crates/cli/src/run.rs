@@ -79,7 +79,7 @@ fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
             .hint("start a server (`csb serve`), and use `csb create --kind k8s` and `csb exec`")
             .exit(exit::NO_COMMAND));
     }
-    if !matches!(plan.sandbox.kind, Kind::Docker | Kind::Oci | Kind::Microvm) {
+    if !matches!(plan.sandbox.built_as(), Kind::Docker | Kind::Oci | Kind::Microvm) {
         return Ok(vec![]);
     }
     let guests = Guests::private(&plan.data_dir)
@@ -92,7 +92,7 @@ fn backends(plan: &Plan) -> Outcome<Vec<Arc<dyn Backend>>> {
         pull: vec!["*".into()],
         networks: plan.sandbox.options.network_mode.iter().cloned().collect(),
     };
-    Ok(match plan.sandbox.kind {
+    Ok(match plan.sandbox.built_as() {
         Kind::Oci => vec![Arc::new(Oci::new(guests))],
         Kind::Microvm => vec![Arc::new(Microvm::new(guests, microvm()?))],
         _ => vec![Arc::new(Docker::new(guests, settings))],
