@@ -394,7 +394,9 @@ def test_a_hardened_sandbox_in_gvisor() -> None:
             assert user("DELETE", f"/sandboxes/{one}").status_code == 204
         assert left(own) == []
         words = ["--data-dir", own.data_dir, "--template", "small", "--kind", "hardened", "--opt", "runtime=runsc"]
-        said = subprocess.run([program(), "run", *words, "--", "cat", "/proc/version"], capture_output=True, env=own.env)
+        said = subprocess.run(
+            [program(), "run", *words, "--", "cat", "/proc/version"], capture_output=True, env=own.env
+        )
         assert said.stdout.startswith(b"Linux version 4.4.0"), said.stderr
         assert left(own) == []
     finally:

@@ -38,7 +38,7 @@ struct Row {
     exec: Report,
     /// Sandboxes that were there at once, each of which had run a command.
     live: u32,
-    /// Memory of this host that each of them took, KiB; none where it is another host's.
+    /// Memory of this host that each of them took, KiB; none where it is another host's, or could not be told.
     kib_each: Option<f64>,
     /// What this host makes of the kind.
     note: Option<String>,
@@ -152,7 +152,8 @@ async fn row(
         bar.at(u64::from(n) + live.len() as u64);
     }
     tokio::time::sleep(SETTLE).await;
-    let used = before.saturating_sub(available_kib()?) as f64;
+    // Others may have given back more meanwhile.
+    let used = before.checked_sub(available_kib()?).filter(|used| *used > 0);
     for sandbox in &live {
         echo(sandbox).await?;
     }
@@ -162,7 +163,7 @@ async fn row(
         start: Report::new("start", &starts),
         exec: Report::new("exec", &commands),
         live: live.len() as u32,
-        kib_each: here.then(|| (used / live.len() as f64).round()),
+        kib_each: used.filter(|_| here).map(|used| (used as f64 / live.len() as f64).round()),
         note,
     };
     for sandbox in &live {
