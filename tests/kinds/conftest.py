@@ -11,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from declared import CORE, KINDS, SLOW
-from ways import MUST, Host, Way, available
+from declared import CORE, KINDS, NEIGHBOURS, SLOW
+from ways import ALWAYS, MUST, Host, Way, available
 
 from harness import Api, Server
 
@@ -31,6 +31,9 @@ def way(request: pytest.FixtureRequest, host: Host) -> Way:
     core = request.node.originalname in CORE
     if request.param in SLOW and not core and not FULL and request.param not in MUST:
         pytest.skip(f"all of `{request.param}` runs with CSB_FULL=1")
+    example = request.node.originalname == "test_a_hostile_neighbour_is_not_noticed"
+    if example and request.param not in NEIGHBOURS and not FULL and request.param not in MUST - ALWAYS:
+        pytest.skip(f"the example runs on `{request.param}` with CSB_FULL=1")
     available(host, request.param)
     return Way(host, request.param)
 
